@@ -1,0 +1,3 @@
+//! The outside world: clients on one side, stores and databases on the other.
+
+pub mod outbound;

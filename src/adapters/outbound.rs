@@ -1,0 +1,1 @@
+//! What edgeProxy reads and writes outside itself.

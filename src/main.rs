@@ -1,0 +1,2 @@
+//! The `edge-proxy` binary.
+fn main() {}
