@@ -1,6 +1,8 @@
 //! What edgeProxy decides, as plain data and arithmetic: no clock, no I/O, nothing but `std`.
 
+pub mod affinity;
 pub mod backend;
+pub mod balance;
 pub mod cidr;
 pub mod geo;
 pub mod ports;

@@ -3,3 +3,4 @@
 pub mod adapters;
 pub mod clock;
 pub mod domain;
+pub mod infrastructure;

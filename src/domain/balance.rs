@@ -1,0 +1,607 @@
+//! Which backend: tiers by nearness, limits, and a weighted draw of two.
+//!
+//! A [`Layout`] holds one app's eligible backends sorted by region and country, so that every tier
+//! is a few ranges of one array and a draw in proportion to weight is a search in its running sum.
+//! The cost of a decision is flat in the number of backends; it takes no lock and allocates nothing.
+//! The draw of two is Mitzenmacher's "power of two choices", with weights.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::geo::Country;
+use super::region::{Atlas, Region, known_regions};
+
+/// How often a tier is drawn from before it is searched.
+const DRAWS: usize = 4;
+
+/// How far from home an app lets its clients be carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spill {
+    /// Anywhere.
+    #[default]
+    Any,
+    /// Within the client's region (or its country), else refused. A client of unknown place
+    /// counts as one of the POP's region.
+    Region,
+    /// Within the client's country, else refused; a client of unknown country is refused.
+    Country,
+}
+
+/// How near a backend is to a client; the smaller the nearer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// In the client's country.
+    Country,
+    /// In the client's region.
+    Region,
+    /// In this POP's region.
+    Pop,
+    /// Anywhere else.
+    Far,
+}
+
+impl Tier {
+    /// 0 to 3.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+/// Where a client is, in the terms of one [`Layout`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    country: Option<Country>,
+    region: Option<u16>,
+}
+
+impl Origin {
+    /// The client's country, when it is known.
+    #[must_use]
+    pub const fn country(self) -> Option<Country> {
+        self.country
+    }
+}
+
+/// What the decision needs to know of one backend.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Where it is.
+    pub region: Region,
+    /// The country that it is in, when it is known.
+    pub country: Option<Country>,
+    /// Its share of its tier, at least 1.
+    pub weight: u32,
+    /// Open connections from which the next tier is preferred; 0 = none.
+    pub soft_limit: u32,
+    /// Open connections that are never exceeded; 0 = none.
+    pub hard_limit: u32,
+}
+
+impl Member {
+    /// Whether one more connection fits below the hard limit.
+    #[must_use]
+    pub const fn below_hard(&self, active: u32) -> bool {
+        self.hard_limit == 0 || active < self.hard_limit
+    }
+
+    /// Whether one more connection is welcome.
+    #[must_use]
+    pub const fn below_soft(&self, active: u32) -> bool {
+        (self.soft_limit == 0 || active < self.soft_limit) && self.below_hard(active)
+    }
+}
+
+/// What is observed of the members at the moment of the decision.
+pub trait Load {
+    /// Open connections of a member.
+    fn active(&self, member: usize) -> u32;
+    /// Whether a member ranks behind all others for now (its last dial failed).
+    fn demoted(&self, member: usize) -> bool;
+}
+
+/// Members and regions that a further try should not go to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Avoid<'a> {
+    /// Members already tried.
+    pub members: &'a [usize],
+    /// Regions already tried.
+    pub regions: &'a [Region],
+}
+
+/// A decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Which member.
+    pub member: usize,
+    /// How near it is to the client.
+    pub tier: Tier,
+}
+
+/// The eligible backends of one app, laid out for the decision.
+#[derive(Debug)]
+pub struct Layout {
+    members: Vec<Member>,
+    /// The number of each member's region.
+    member_region: Vec<u16>,
+    /// Running sum of weights: member `i` owns `[sum[i], sum[i + 1])`.
+    sum: Vec<u64>,
+    regions: Vec<RegionRow>,
+    /// Members by country, whatever their region.
+    countries: HashMap<Country, Vec<Range<usize>>>,
+    /// The region of every country code, by [`Country::index`].
+    region_of: Vec<Option<u16>>,
+    pop: u16,
+    spill: Spill,
+    vacancy: Vacancy,
+}
+
+#[derive(Debug)]
+struct RegionRow {
+    name: Region,
+    range: Range<usize>,
+    /// The parts of `range` that are in one country.
+    countries: Vec<(Country, Range<usize>)>,
+    /// All regions that have members, nearest first.
+    by_distance: Vec<u16>,
+}
+
+impl Layout {
+    /// Lays members out; also gives, for each place in the layout, the place of that member in
+    /// what was passed in.
+    ///
+    /// # Panics
+    /// Past 65,535 regions.
+    #[must_use]
+    pub fn new(
+        given: Vec<Member>,
+        pop: &Region,
+        atlas: &Atlas,
+        spill: Spill,
+    ) -> (Self, Vec<usize>) {
+        let mut order: Vec<usize> = (0..given.len()).collect();
+        order.sort_by_key(|&i| (&given[i].region, given[i].country, i));
+        let members: Vec<Member> = order.iter().map(|&i| given[i].clone()).collect();
+
+        let sum = std::iter::once(0)
+            .chain(members.iter().scan(0, |total, member| {
+                *total += u64::from(member.weight);
+                Some(*total)
+            }))
+            .collect();
+
+        let mut names: Vec<Region> = known_regions()
+            .chain([pop.clone()])
+            .chain(atlas.countries.values().cloned())
+            .chain(members.iter().map(|m| m.region.clone()))
+            .collect();
+        names.sort();
+        names.dedup();
+        let number = |name: &Region| {
+            names.binary_search(name).ok().and_then(|place| u16::try_from(place).ok())
+        };
+
+        let mut occupied: Vec<Region> = members.iter().map(|m| m.region.clone()).collect();
+        occupied.dedup();
+        let regions = names
+            .iter()
+            .map(|name| {
+                let start = members.partition_point(|m| m.region < *name);
+                let end = members.partition_point(|m| m.region <= *name);
+                RegionRow {
+                    name: name.clone(),
+                    range: start..end,
+                    countries: country_parts(&members, start..end),
+                    by_distance: atlas
+                        .by_distance(name, &occupied)
+                        .iter()
+                        .filter_map(number)
+                        .collect(),
+                }
+            })
+            .collect::<Vec<_>>();
+
+        let mut countries: HashMap<Country, Vec<Range<usize>>> = HashMap::new();
+        for (country, range) in regions.iter().flat_map(|region| &region.countries) {
+            countries.entry(*country).or_default().push(range.clone());
+        }
+
+        let letters = || b'A'..=b'Z';
+        let region_of = letters()
+            .flat_map(|a| letters().map(move |b| [a, b]))
+            .map(|code| {
+                let country: Country = std::str::from_utf8(&code).ok()?.parse().ok()?;
+                number(&atlas.region_of(country)?)
+            })
+            .collect();
+
+        let member_region = members.iter().filter_map(|m| number(&m.region)).collect();
+        let layout = Self {
+            member_region,
+            vacancy: Vacancy::new(members.len()),
+            pop: number(pop).expect("the POP's region is among the names"),
+            members,
+            sum,
+            regions,
+            countries,
+            region_of,
+            spill,
+        };
+        (layout, order)
+    }
+
+    /// The members, by place.
+    #[must_use]
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// Which members may have room.
+    #[must_use]
+    pub const fn vacancy(&self) -> &Vacancy {
+        &self.vacancy
+    }
+
+    /// Where a client from `country` is; `at_pop` for one on this machine or a private network.
+    #[must_use]
+    pub fn origin(&self, country: Option<Country>, at_pop: bool) -> Origin {
+        let region = country
+            .and_then(|country| self.region_of[country.index()])
+            .or_else(|| at_pop.then_some(self.pop));
+        Origin { country, region }
+    }
+
+    /// The name of the region that a client is in, when it is known.
+    #[must_use]
+    pub fn region_name(&self, origin: Origin) -> Option<&Region> {
+        origin.region.map(|region| &self.regions[usize::from(region)].name)
+    }
+
+    /// How near a place is to a client, and its rank among the regions of that tier;
+    /// `None` where [`Spill`] forbids it.
+    #[must_use]
+    pub fn nearness(
+        &self,
+        origin: Origin,
+        region: &Region,
+        country: Option<Country>,
+    ) -> Option<(Tier, usize)> {
+        let place = self.regions.binary_search_by(|row| row.name.cmp(region));
+        let place = u16::try_from(place.unwrap_or(self.regions.len())).unwrap_or(u16::MAX);
+        let tier = self.tier(origin, place, country)?;
+        let from = usize::from(origin.region.unwrap_or(self.pop));
+        let far = &self.regions[from].by_distance;
+        let rank = match tier {
+            Tier::Far => far.iter().position(|r| *r == place).unwrap_or(far.len()),
+            _ => 0,
+        };
+        Some((tier, rank))
+    }
+
+    /// How near a member is to a client; `None` where [`Spill`] forbids it.
+    #[must_use]
+    pub fn tier_of(&self, origin: Origin, member: usize) -> Option<Tier> {
+        self.tier(origin, self.member_region[member], self.members[member].country)
+    }
+
+    fn tier(&self, origin: Origin, region: u16, country: Option<Country>) -> Option<Tier> {
+        let tier = if country.is_some() && country == origin.country {
+            Tier::Country
+        } else if origin.region == Some(region) {
+            Tier::Region
+        } else if region == self.pop {
+            Tier::Pop
+        } else {
+            Tier::Far
+        };
+        self.allows(origin, tier).then_some(tier)
+    }
+
+    /// Whether any member at all may serve the client.
+    #[must_use]
+    pub fn serves(&self, origin: Origin) -> bool {
+        self.tiers(origin).any(|(_, span)| span.parts().iter().any(|part| !part.is_empty()))
+    }
+
+    /// Chooses a backend: below its soft limit in the nearest tier that has one, else below its
+    /// hard limit in the nearest tier, else a demoted one. `draw(n)` gives a number below `n`.
+    ///
+    /// The answer is a proposal: the caller reserves the connection's place and asks again when
+    /// somebody else took it in between.
+    pub fn pick(
+        &self,
+        origin: Origin,
+        load: &impl Load,
+        avoid: Avoid<'_>,
+        draw: &mut impl FnMut(u64) -> u64,
+    ) -> Option<Choice> {
+        [Band::BelowSoft, Band::BelowHard, Band::Demoted].into_iter().find_map(|band| {
+            self.tiers(origin).find_map(|(tier, span)| {
+                let member = self.pick_within(&span, band, load, avoid, draw)?;
+                Some(Choice { member, tier })
+            })
+        })
+    }
+
+    /// Whether a tier nearer than `tier` has a member below its soft limit.
+    pub fn nearer_has_room(
+        &self,
+        origin: Origin,
+        tier: Tier,
+        load: &impl Load,
+        draw: &mut impl FnMut(u64) -> u64,
+    ) -> bool {
+        self.tiers(origin).take_while(|(nearer, _)| *nearer < tier).any(|(_, span)| {
+            self.pick_within(&span, Band::BelowSoft, load, Avoid::default(), draw).is_some()
+        })
+    }
+
+    fn pick_within(
+        &self,
+        span: &Span<'_>,
+        band: Band,
+        load: &impl Load,
+        avoid: Avoid<'_>,
+        draw: &mut impl FnMut(u64) -> u64,
+    ) -> Option<usize> {
+        let room = self.vacancy.of(band);
+        if !span.parts().iter().any(|part| room.any(part)) {
+            return None;
+        }
+        let fits = |member: usize| self.fits(member, band, load, avoid);
+        let total: u64 = span.parts().iter().map(|part| self.weight_of(part)).sum();
+        for _ in 0..DRAWS {
+            let first = self.at_weight(span, draw(total));
+            let others = total - u64::from(self.members[first].weight);
+            let second = if others == 0 {
+                first
+            } else {
+                let mut weight = draw(others);
+                if weight >= self.weight_before(span, first) {
+                    weight += u64::from(self.members[first].weight);
+                }
+                self.at_weight(span, weight)
+            };
+            match (fits(first), fits(second)) {
+                (Some(a), Some(b)) => {
+                    let heavier = a * u64::from(self.members[second].weight)
+                        > b * u64::from(self.members[first].weight);
+                    return Some(if heavier { second } else { first });
+                }
+                (Some(_), None) => return Some(first),
+                (None, Some(_)) => return Some(second),
+                (None, None) => {}
+            }
+        }
+        span.parts().iter().find_map(|part| room.find(part, draw, |m| fits(m).is_some()))
+    }
+
+    /// The member's open connections, if it may be chosen in this band.
+    fn fits(&self, member: usize, band: Band, load: &impl Load, avoid: Avoid<'_>) -> Option<u64> {
+        let row = &self.members[member];
+        let has_room = |active| match band {
+            Band::BelowSoft => row.below_soft(active),
+            Band::BelowHard | Band::Demoted => row.below_hard(active),
+        };
+        let active = load.active(member);
+        if !has_room(active) {
+            let room = self.vacancy.of(band);
+            room.clear(member);
+            // One that left before the bit was cleared did not set it: look once more.
+            if has_room(load.active(member)) {
+                room.set(member);
+            }
+            return None;
+        }
+        let fits = load.demoted(member) == (band == Band::Demoted)
+            && !avoid.members.contains(&member)
+            && !avoid.regions.contains(&row.region);
+        fits.then_some(u64::from(active))
+    }
+
+    fn weight_of(&self, part: &Range<usize>) -> u64 {
+        self.sum[part.end] - self.sum[part.start]
+    }
+
+    fn weight_before(&self, span: &Span<'_>, member: usize) -> u64 {
+        let mut before = 0;
+        for part in span.parts() {
+            if part.contains(&member) {
+                return before + self.sum[member] - self.sum[part.start];
+            }
+            before += self.weight_of(part);
+        }
+        before
+    }
+
+    /// The member that owns the given place in the span's weights, which is below their total.
+    fn at_weight(&self, span: &Span<'_>, mut weight: u64) -> usize {
+        for part in span.parts() {
+            let own = self.weight_of(part);
+            if weight < own {
+                let target = self.sum[part.start] + weight;
+                let ends = &self.sum[part.start + 1..=part.end];
+                return part.start + ends.partition_point(|end| *end <= target);
+            }
+            weight -= own;
+        }
+        unreachable!("a draw is below the total weight")
+    }
+
+    fn allows(&self, origin: Origin, tier: Tier) -> bool {
+        match self.spill {
+            Spill::Any => true,
+            Spill::Region => tier <= Tier::Region || (origin.region.is_none() && tier == Tier::Pop),
+            Spill::Country => tier == Tier::Country,
+        }
+    }
+
+    /// The tiers in order; the farthest one region after the other.
+    fn tiers(&self, origin: Origin) -> impl Iterator<Item = (Tier, Span<'_>)> {
+        let in_country = origin
+            .country
+            .and_then(|country| self.countries.get(&country))
+            .map(|ranges| (Tier::Country, Span::Listed(ranges)));
+        let own = origin.region.map(|region| (Tier::Region, self.abroad(region, origin)));
+        let pop =
+            (origin.region != Some(self.pop)).then(|| (Tier::Pop, self.abroad(self.pop, origin)));
+        let from = usize::from(origin.region.unwrap_or(self.pop));
+        let far = self.regions[from]
+            .by_distance
+            .iter()
+            .filter(move |region| Some(**region) != origin.region && **region != self.pop)
+            .map(move |region| (Tier::Far, self.abroad(*region, origin)));
+        in_country
+            .into_iter()
+            .chain(own)
+            .chain(pop)
+            .chain(far)
+            .filter(move |(tier, _)| self.allows(origin, *tier))
+    }
+
+    /// A region without what lies in the client's own country, which is a tier of its own.
+    fn abroad(&self, region: u16, origin: Origin) -> Span<'_> {
+        let row = &self.regions[usize::from(region)];
+        let own = origin.country.and_then(|country| {
+            let place = row.countries.binary_search_by_key(&country, |(c, _)| *c).ok()?;
+            Some(&row.countries[place].1)
+        });
+        let Range { start, end } = row.range;
+        Span::Holed(match own {
+            Some(own) => [start..own.start, own.end..end],
+            None => [start..end, end..end],
+        })
+    }
+}
+
+fn country_parts(members: &[Member], range: Range<usize>) -> Vec<(Country, Range<usize>)> {
+    let mut parts: Vec<(Country, Range<usize>)> = Vec::new();
+    for place in range {
+        let Some(country) = members[place].country else { continue };
+        match parts.last_mut() {
+            Some((last, part)) if *last == country => part.end = place + 1,
+            _ => parts.push((country, place..place + 1)),
+        }
+    }
+    parts
+}
+
+/// The three rounds of a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Band {
+    BelowSoft,
+    BelowHard,
+    Demoted,
+}
+
+/// The members of one tier.
+enum Span<'a> {
+    Listed(&'a [Range<usize>]),
+    Holed([Range<usize>; 2]),
+}
+
+impl Span<'_> {
+    fn parts(&self) -> &[Range<usize>] {
+        match self {
+            Span::Listed(parts) => parts,
+            Span::Holed(parts) => parts,
+        }
+    }
+}
+
+/// Which members may have room: one bit each, a hint that the decision verifies.
+///
+/// A set bit may be stale, and is cleared by the decision that finds it so. A cleared bit is never
+/// stale for long: whoever gives a place back calls [`Vacancy::left`] after counting itself out, and
+/// whoever clears a bit looks at the count once more.
+#[derive(Debug)]
+pub struct Vacancy {
+    below_soft: Bits,
+    below_hard: Bits,
+}
+
+impl Vacancy {
+    fn new(members: usize) -> Self {
+        Self { below_soft: Bits::all(members), below_hard: Bits::all(members) }
+    }
+
+    /// Says that a connection of `member` has ended and is no longer counted.
+    pub fn left(&self, member: usize) {
+        self.below_soft.set(member);
+        self.below_hard.set(member);
+    }
+
+    const fn of(&self, band: Band) -> &Bits {
+        match band {
+            Band::BelowSoft => &self.below_soft,
+            Band::BelowHard | Band::Demoted => &self.below_hard,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Bits(Vec<AtomicU64>);
+
+impl Bits {
+    fn all(members: usize) -> Self {
+        Self((0..members.div_ceil(64)).map(|_| AtomicU64::new(u64::MAX)).collect())
+    }
+
+    /// Reads before it writes: the bit is nearly always set, and a read does not take the line
+    /// from the other workers.
+    fn set(&self, member: usize) {
+        let (word, bit) = (&self.0[member / 64], 1 << (member % 64));
+        if word.load(Ordering::SeqCst) & bit == 0 {
+            word.fetch_or(bit, Ordering::SeqCst);
+        }
+    }
+
+    fn clear(&self, member: usize) {
+        self.0[member / 64].fetch_and(!(1 << (member % 64)), Ordering::SeqCst);
+    }
+
+    fn any(&self, part: &Range<usize>) -> bool {
+        words(part).any(|(word, mask)| self.0[word].load(Ordering::SeqCst) & mask != 0)
+    }
+
+    /// A member of `part` whose bit is set and that `fits`, from a random start.
+    fn find(
+        &self,
+        part: &Range<usize>,
+        draw: &mut impl FnMut(u64) -> u64,
+        fits: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        if part.is_empty() {
+            return None;
+        }
+        let middle = part.start + usize::try_from(draw(part.len() as u64)).unwrap_or_default();
+        let (before, after) = (part.start..middle, middle..part.end);
+        words(&after).chain(words(&before)).find_map(|(word, mask)| {
+            let mut set = self.0[word].load(Ordering::SeqCst) & mask;
+            while set != 0 {
+                let member = word * 64 + set.trailing_zeros() as usize;
+                if fits(member) {
+                    return Some(member);
+                }
+                set &= set - 1;
+            }
+            None
+        })
+    }
+}
+
+/// The words that hold a part's bits, each with the mask of those bits.
+fn words(part: &Range<usize>) -> impl Iterator<Item = (usize, u64)> + use<> {
+    let Range { start, end } = *part;
+    let last = if start < end { end.div_ceil(64) } else { start / 64 };
+    (start / 64..last).map(move |word| {
+        let low = start.saturating_sub(word * 64);
+        let high = (end - word * 64).min(64);
+        let below = if high == 64 { u64::MAX } else { (1 << high) - 1 };
+        (word, below & (u64::MAX << low))
+    })
+}
+
+#[cfg(test)]
+mod tests;
