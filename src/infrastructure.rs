@@ -1,9 +1,10 @@
 //! Building blocks that know nothing of this product's connections.
 
-pub mod access_log;
 pub mod descriptors;
+pub mod log_sink;
 pub mod pipes;
 pub mod reactor;
-mod shutdown;
+pub mod shutdown;
+pub mod slab;
 
 pub use shutdown::{ConnectionGuard, ShutdownController, shutdown_signal};

@@ -1,2 +1,7 @@
 //! The `edge-proxy` binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    edgeproxy::cli::main()
+}

@@ -1,1 +1,4 @@
 //! What edgeProxy reads and writes outside itself.
+
+pub mod geo;
+pub mod sqlite;

@@ -22,6 +22,8 @@ impl fmt::Display for BadName {
     }
 }
 
+impl std::error::Error for BadName {}
+
 /// Whether `text` can name a backend, an app or a region.
 pub(crate) fn is_name(text: &str) -> bool {
     !text.is_empty()

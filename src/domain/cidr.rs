@@ -92,14 +92,12 @@ impl<T> FromIterator<(Cidr, T)> for CidrMap<T> {
     fn from_iter<I: IntoIterator<Item = (Cidr, T)>>(ranges: I) -> Self {
         let mut lengths: Vec<(u8, HashMap<u128, T>)> = Vec::new();
         for (cidr, value) in ranges {
-            let nets = match lengths.iter_mut().position(|(len, _)| *len == cidr.len) {
-                Some(place) => &mut lengths[place].1,
-                None => {
-                    lengths.push((cidr.len, HashMap::new()));
-                    &mut lengths.last_mut().expect("just pushed").1
-                }
-            };
-            nets.insert(cidr.net, value);
+            let place = lengths.iter().position(|(len, _)| *len == cidr.len);
+            let place = place.unwrap_or_else(|| {
+                lengths.push((cidr.len, HashMap::new()));
+                lengths.len() - 1
+            });
+            lengths[place].1.insert(cidr.net, value);
         }
         lengths.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
         Self { lengths }

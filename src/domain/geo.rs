@@ -22,6 +22,12 @@ impl Country {
         self.0
     }
 
+    /// The code as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or("??")
+    }
+
     /// A dense number below [`Country::COUNT`].
     #[must_use]
     pub const fn index(self) -> usize {
@@ -44,7 +50,7 @@ impl FromStr for Country {
 
 impl fmt::Display for Country {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(std::str::from_utf8(&self.0).unwrap_or("??"))
+        f.pad(self.as_str())
     }
 }
 

@@ -83,7 +83,25 @@ impl Waker {
 pub struct Reactor {
     epoll: OwnedFd,
     waker: Waker,
-    batch: Vec<epoll::Event>,
+}
+
+/// What one wait brought. It stays with the thread that waits.
+pub struct Events(Vec<epoll::Event>);
+
+impl Default for Events {
+    fn default() -> Self {
+        Self(Vec::with_capacity(BATCH))
+    }
+}
+
+impl Events {
+    /// The events, without the reactor's own wake-up.
+    pub fn iter(&self) -> impl Iterator<Item = Event> {
+        self.0
+            .iter()
+            .map(|event| Event { token: Token(event.data.u64()), flags: event.flags })
+            .filter(|event| event.token != WAKE)
+    }
 }
 
 impl Reactor {
@@ -95,7 +113,7 @@ impl Reactor {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &wake, EventData::new_u64(WAKE.0), EventFlags::IN | EventFlags::ET)?;
-        Ok(Self { epoll, waker: Waker(Arc::new(wake)), batch: Vec::with_capacity(BATCH) })
+        Ok(Self { epoll, waker: Waker(Arc::new(wake)) })
     }
 
     /// What other threads wake it with.
@@ -149,24 +167,19 @@ impl Reactor {
     ///
     /// # Errors
     /// When the reactor itself is broken.
-    pub fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-        events.clear();
-        self.batch.clear();
-        // Rounded up to milliseconds, the system call's unit: a timer is never early.
-        let timeout = timeout.map(|t| Timespec {
-            tv_sec: t.as_secs().min(1 << 20).cast_signed(),
-            tv_nsec: i64::from(t.subsec_nanos().div_ceil(1_000_000).min(999) * 1_000_000),
-        });
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.batch), timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
+    pub fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        events.0.clear();
+        let timeout = timeout.map(round_up);
+        match epoll::wait(&self.epoll, spare_capacity(&mut events.0), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error),
         }
-        events.extend(
-            self.batch
-                .iter()
-                .map(|event| Event { token: Token(event.data.u64()), flags: event.flags })
-                .filter(|event| event.token != WAKE),
-        );
-        Ok(())
     }
+}
+
+/// To the system call's unit, milliseconds, and never early; at most about twelve days.
+fn round_up(timeout: Duration) -> Timespec {
+    let millis = timeout.as_nanos().div_ceil(1_000_000).min(1 << 30);
+    let millis = i64::try_from(millis).unwrap_or(i64::MAX);
+    Timespec { tv_sec: millis / 1_000, tv_nsec: millis % 1_000 * 1_000_000 }
 }

@@ -4,9 +4,10 @@
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
+
+use tracing_subscriber::fmt::MakeWriter;
 
 use crate::domain::time::Time;
 
@@ -17,32 +18,35 @@ const BATCH_AGE: Duration = Duration::from_millis(50);
 /// Batches that may wait to be written: at most about 4 MiB.
 const WAITING: usize = 256;
 
+/// How long [`LogSink::flush`] waits for an output that does not take its lines.
+const FLUSH_WAIT: Duration = Duration::from_secs(1);
+
 /// Where batches go. Clones write to the same place.
 #[derive(Clone, Debug)]
-pub struct AccessLog {
-    batches: Option<SyncSender<Vec<u8>>>,
+pub struct LogSink {
+    batches: Option<SyncSender<Batch>>,
     dropped: Arc<AtomicU64>,
 }
 
-/// The thread that writes; join it after the last [`AccessLog`] is gone.
 #[derive(Debug)]
-pub struct AccessLogThread(Option<JoinHandle<()>>);
+enum Batch {
+    Lines(Vec<u8>),
+    /// Everything before this has been written.
+    Flushed(SyncSender<()>),
+}
 
-impl AccessLog {
-    /// A log that is written to `out`.
+impl LogSink {
+    /// A sink that is written to `out` by a thread of its own, which ends with the last clone.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(out: impl Write + Send + 'static) -> std::io::Result<(Self, AccessLogThread)> {
+    pub fn start(name: &str, out: impl Write + Send + 'static) -> std::io::Result<Self> {
         let (batches, waiting) = sync_channel(WAITING);
-        let thread = std::thread::Builder::new()
-            .name("access-log".into())
-            .spawn(move || write_all(&waiting, out))?;
-        let log = Self { batches: Some(batches), dropped: Arc::default() };
-        Ok((log, AccessLogThread(Some(thread))))
+        std::thread::Builder::new().name(name.into()).spawn(move || write_all(&waiting, out))?;
+        Ok(Self { batches: Some(batches), dropped: Arc::default() })
     }
 
-    /// A log that keeps nothing.
+    /// A sink that keeps nothing.
     #[must_use]
     pub fn off() -> Self {
         Self { batches: None, dropped: Arc::default() }
@@ -63,30 +67,72 @@ impl AccessLog {
     /// One worker's end.
     #[must_use]
     pub fn writer(&self) -> LogWriter {
-        LogWriter { log: self.clone(), batch: Vec::new(), lines: 0, due: None }
+        LogWriter { sink: self.clone(), batch: Vec::new(), lines: 0, due: None }
     }
-}
 
-impl AccessLogThread {
-    /// Waits until everything handed over is written.
-    pub fn join(mut self) {
-        if let Some(thread) = self.0.take() {
-            let _ = thread.join();
+    /// Waits, a second at most, until what was handed over is written. For the end of the process.
+    pub fn flush(&self) {
+        let Some(batches) = &self.batches else { return };
+        let (flushed, wait) = sync_channel(1);
+        if batches.try_send(Batch::Flushed(flushed)).is_ok() {
+            let _ = wait.recv_timeout(FLUSH_WAIT);
+        }
+    }
+
+    fn send(&self, lines: Vec<u8>, count: u64) {
+        let Some(batches) = &self.batches else { return };
+        if batches.try_send(Batch::Lines(lines)).is_err() {
+            self.dropped.fetch_add(count, Ordering::Relaxed);
         }
     }
 }
 
-fn write_all(waiting: &Receiver<Vec<u8>>, mut out: impl Write) {
+fn write_all(waiting: &Receiver<Batch>, mut out: impl Write) {
     for batch in waiting {
-        // A closed pipe on the other side must not end the proxy: the lines are gone, it lives.
-        let _ = out.write_all(&batch).and_then(|()| out.flush());
+        match batch {
+            // A closed pipe on the other side must not end the proxy: the lines are gone, it lives.
+            Batch::Lines(lines) => drop(out.write_all(&lines).and_then(|()| out.flush())),
+            Batch::Flushed(flushed) => drop(flushed.try_send(())),
+        }
+    }
+}
+
+/// One event of `tracing`, which goes to the sink as a whole.
+#[derive(Debug)]
+pub struct EventWriter {
+    sink: LogSink,
+    line: Vec<u8>,
+}
+
+impl Write for EventWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for EventWriter {
+    fn drop(&mut self) {
+        self.sink.send(std::mem::take(&mut self.line), 1);
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogSink {
+    type Writer = EventWriter;
+
+    fn make_writer(&'a self) -> EventWriter {
+        EventWriter { sink: self.clone(), line: Vec::new() }
     }
 }
 
 /// One worker's end of the log.
 #[derive(Debug)]
 pub struct LogWriter {
-    log: AccessLog,
+    sink: LogSink,
     batch: Vec<u8>,
     lines: u64,
     due: Option<Time>,
@@ -95,7 +141,7 @@ pub struct LogWriter {
 impl LogWriter {
     /// Adds a line, which `write` appends with its line end.
     pub fn line(&mut self, now: Time, write: impl FnOnce(&mut Vec<u8>)) {
-        if !self.log.is_on() {
+        if !self.sink.is_on() {
             return;
         }
         write(&mut self.batch);
@@ -124,13 +170,8 @@ impl LogWriter {
         self.due = None;
         let lines = std::mem::take(&mut self.lines);
         let batch = std::mem::take(&mut self.batch);
-        if batch.is_empty() {
-            return;
-        }
-        let Some(batches) = &self.log.batches else { return };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = batches.try_send(batch)
-        {
-            self.log.dropped.fetch_add(lines, Ordering::Relaxed);
+        if !batch.is_empty() {
+            self.sink.send(batch, lines);
         }
     }
 }
@@ -165,25 +206,25 @@ mod tests {
     fn a_stuck_output_drops_lines_and_counts_them_instead_of_waiting() {
         let (go, wait) = channel();
         let (written, lines) = channel();
-        let (log, thread) = AccessLog::start(Stuck(wait, written)).unwrap();
-        let mut writer = log.writer();
+        let sink = LogSink::start("stuck", Stuck(wait, written)).unwrap();
+        let mut writer = sink.writer();
         let total = WAITING as u64 + 50;
         for n in 0..total {
             writer.line(Time::ZERO, |out| writeln!(out, "{n}").unwrap());
             writer.flush();
         }
-        let dropped = log.dropped();
+        let dropped = sink.dropped();
         assert!((49..=50).contains(&dropped), "{dropped}");
-        drop((writer, go));
-        drop(log);
-        thread.join();
+        drop(go);
+        sink.flush();
+        drop((writer, sink));
         assert_eq!(lines.iter().count() as u64, total - dropped);
     }
 
     #[test]
     fn a_batch_waits_for_its_age_and_no_longer() {
-        let (log, _thread) = AccessLog::start(std::io::sink()).unwrap();
-        let mut writer = log.writer();
+        let sink = LogSink::start("sunk", std::io::sink()).unwrap();
+        let mut writer = sink.writer();
         writer.line(Time::ZERO, |out| out.extend_from_slice(b"x\n"));
         assert_eq!(writer.due(), Some(Time::ZERO + BATCH_AGE));
         writer.flush_if_due(Time::ZERO);

@@ -1,0 +1,156 @@
+//! One thread of the data plane: its listeners, its connections, and nothing that can wait.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::listener::Listener;
+use crate::application::account::Ended;
+use crate::application::proxy::{Proxy, Shared};
+use crate::clock;
+use crate::domain::time::Time;
+use crate::infrastructure::log_sink::LogSink;
+use crate::infrastructure::reactor::{Events, Reactor, Token, Waker};
+use crate::infrastructure::shutdown::Drain;
+
+/// Listeners' tokens are above all that connections can have; the reactor's own is `u64::MAX`.
+const LISTENERS: u64 = u64::MAX - 0x1_0000;
+/// How long handshakes under way may take to end when a drain begins.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(50);
+
+/// A running worker.
+#[derive(Debug)]
+pub struct Worker {
+    thread: JoinHandle<()>,
+    waker: Waker,
+    /// How its connections ended.
+    pub ended: Arc<Ended>,
+}
+
+impl Worker {
+    /// Starts a thread that serves `listeners` until a drain of `shared` ends.
+    ///
+    /// # Errors
+    /// When the system has no descriptors or threads left.
+    pub fn start(
+        number: usize,
+        listeners: Vec<Listener>,
+        shared: Arc<Shared>,
+        log: &LogSink,
+    ) -> std::io::Result<Self> {
+        let reactor = Reactor::new()?;
+        let waker = reactor.waker();
+        for listener in &listeners {
+            reactor.watch_listener(listener.socket(), listener_token(listener))?;
+        }
+        let ended = Arc::new(Ended::default());
+        let proxy = Proxy::new(Arc::clone(&shared), reactor, log.writer(), Arc::clone(&ended));
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || run(proxy, listeners, &shared))?;
+        Ok(Self { thread, waker, ended })
+    }
+
+    /// Makes it look at what has changed in what it shares.
+    pub fn wake(&self) {
+        self.waker.wake();
+    }
+
+    /// Waits until it has ended. `false` when it failed.
+    #[must_use]
+    pub fn join(self) -> bool {
+        self.thread.join().is_ok()
+    }
+}
+
+fn listener_token(listener: &Listener) -> Token {
+    Token(LISTENERS + u64::from(listener.number))
+}
+
+fn run(mut proxy: Proxy, mut listeners: Vec<Listener>, shared: &Shared) {
+    let mut events = Events::default();
+    let mut leaving: Option<Leaving> = None;
+    loop {
+        let now = clock::now();
+        let wake_at =
+            [proxy.wake_at(now), next_resume(&listeners), leaving.as_ref().and_then(Leaving::at)]
+                .into_iter()
+                .flatten()
+                .min();
+        let timeout = wake_at.map(|at| at.since(now));
+        if let Err(error) = proxy.reactor().wait(&mut events, timeout) {
+            // Nothing that can happen to a healthy process; ending is honest, and loud.
+            tracing::error!(%error, "a worker cannot go on");
+            return;
+        }
+        let now = clock::now();
+        for event in events.iter() {
+            match listeners.iter_mut().find(|listener| listener_token(listener) == event.token) {
+                Some(listener) => accept(listener, &mut proxy, now),
+                None if event.token.0 >= LISTENERS => {}
+                None => proxy.event(event, now),
+            }
+        }
+        proxy.time(now);
+        for listener in &mut listeners {
+            if listener.resume(now) && leaving.is_none() {
+                // It fails only for memory: then the pause goes on.
+                let _ = proxy.reactor().watch_listener(listener.socket(), listener_token(listener));
+            }
+        }
+        match &mut leaving {
+            None => {
+                if let Some(drain) = shared.shutdown.drain() {
+                    leaving = Some(Leaving::begin(drain, &listeners, now));
+                }
+            }
+            Some(leaving) => leaving.go_on(&mut listeners, &mut proxy, now),
+        }
+        if leaving.is_some() && listeners.is_empty() && proxy.is_empty() {
+            return;
+        }
+    }
+}
+
+fn accept(listener: &mut Listener, proxy: &mut Proxy, now: Time) {
+    let number = listener.number;
+    listener.accept(now, |socket, peer| proxy.accepted(socket, peer, number, now));
+    if listener.paused_until().is_some() {
+        let _ = proxy.reactor().unwatch(listener.socket());
+    }
+}
+
+fn next_resume(listeners: &[Listener]) -> Option<Time> {
+    listeners.iter().filter_map(Listener::paused_until).min()
+}
+
+/// A drain as one worker sees it: first nobody new may begin a handshake, then the queues are
+/// emptied and the listeners closed, then connections end.
+struct Leaving {
+    drain: Drain,
+    closes_at: Option<Time>,
+}
+
+impl Leaving {
+    fn begin(drain: Drain, listeners: &[Listener], now: Time) -> Self {
+        for listener in listeners {
+            listener.turn_away();
+        }
+        Self { drain, closes_at: Some((now + LAST_HANDSHAKES).min(drain.force_from)) }
+    }
+
+    const fn at(&self) -> Option<Time> {
+        self.closes_at
+    }
+
+    fn go_on(&mut self, listeners: &mut Vec<Listener>, proxy: &mut Proxy, now: Time) {
+        if self.closes_at.is_some_and(|at| at <= now) {
+            self.closes_at = None;
+            for listener in listeners.drain(..) {
+                let number = listener.number;
+                listener.accept_last(now, |socket, peer| proxy.accepted(socket, peer, number, now));
+            }
+            proxy.drain(self.drain);
+        }
+    }
+}

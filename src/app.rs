@@ -1,0 +1,283 @@
+//! The composition root: the only place that knows everyone.
+//! Configuration -> bind -> wire -> run -> drain.
+
+mod listeners;
+mod probes;
+mod refusals;
+mod registry;
+mod summary;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+pub use listeners::AppError;
+
+use crate::adapters::inbound::listener::{self, BindError, Listener};
+use crate::adapters::inbound::worker::Worker;
+use crate::adapters::outbound::geo::{EmbeddedGeo, GeoError, MmdbGeo};
+use crate::adapters::outbound::sqlite::{Access, SqliteBackendRepository};
+use crate::application::account::Format;
+use crate::application::admission::{self, ClientCounts};
+use crate::application::connect::{self, Demotions};
+use crate::application::locate::Geo;
+use crate::application::proxy::{Shared, Snapshot};
+use crate::application::upstreams::{AppRules, Roster, Rules};
+use crate::clock;
+use crate::config::{Config, LogFormat};
+use crate::domain::affinity::Affinity;
+use crate::domain::ports::{BackendRepository, CountryLookup, Registry, RepositoryError};
+use crate::infrastructure::log_sink::LogSink;
+use crate::infrastructure::{ShutdownController, descriptors, shutdown_signal};
+use listeners::Listening;
+
+/// Clients whose backend is remembered, at about 100 bytes each.
+const BINDINGS: usize = 1 << 19;
+/// Demoted backends that may wait to be probed.
+const DEMOTIONS: usize = 1_024;
+/// How long after the drain's end workers may take to close what is left.
+const LAST_CLOSES: Duration = Duration::from_millis(500);
+
+/// Why the proxy did not start. Nothing is bound then.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration does not fit the registry.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// The country database.
+    #[error(transparent)]
+    Geo(#[from] GeoError),
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RepositoryError),
+    /// A listening address.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The system itself.
+    #[error("this process cannot get what it needs from the system: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// A proxy that runs.
+pub struct Edge {
+    shared: Arc<Shared>,
+    workers: Arc<Vec<Worker>>,
+    control: JoinSet<()>,
+    access_log: LogSink,
+    addrs: Vec<SocketAddr>,
+    config: Config,
+}
+
+impl Edge {
+    /// Starts everything. Needs a tokio runtime, which becomes the control plane.
+    ///
+    /// # Errors
+    /// Why it cannot start; nothing is left behind.
+    pub async fn start(config: Config, access_log: LogSink) -> Result<Self, StartError> {
+        let settings = &config.settings;
+        let descriptors = descriptors::raise_limit();
+        let workers = settings.workers.map_or_else(cpu_count, |workers| workers.get() as usize);
+        let max_connections = settings.max_connections.map_or_else(
+            || descriptors::connections_within(descriptors, workers),
+            |limit| limit.get() as usize,
+        );
+
+        let database = country_database(&config)?;
+        let repository = SqliteBackendRepository::open(&settings.db_path, Access::Create)?;
+        let registry = repository.load().await?;
+        summary::skipped(&registry);
+
+        let mut listening = Listening::new(&config);
+        let mut roster = Roster::default();
+        let rules = rules(&config);
+        let tables = roster.tables(&registry, &rules, unix_now());
+        let apps = listening.at_start(&tables)?;
+
+        let mut bound: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut addrs = Vec::new();
+        for (number, addr) in listening.addrs() {
+            let sockets = listener::bind(addr, workers)?;
+            addrs.extend(sockets.first().and_then(listener::local_addr));
+            for (worker, socket) in bound.iter_mut().zip(sockets) {
+                worker.push(Listener::new(socket, number));
+            }
+        }
+
+        let (demotions, demoted) = mpsc::channel(DEMOTIONS);
+        let overrides = config.geo_overrides.iter().copied().collect();
+        let snapshot = Snapshot {
+            listeners: apps,
+            tables,
+            admission: Arc::new(admission::Rules::new(
+                settings.deny.get(),
+                max_connections,
+                settings.max_connections_per_client.get(),
+            )),
+            geo: Arc::new(Geo { overrides, database: Arc::clone(&database) }),
+            dial: connect::Rules {
+                timeout: settings.pool_connect_timeout_secs.get(),
+                tries: settings.connect_tries.get() as usize,
+            },
+        };
+        let shared = Arc::new(Shared {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            affinity: Affinity::new(BINDINGS),
+            clients: Arc::new(ClientCounts::default()),
+            shutdown: ShutdownController::new(),
+            demotions: Demotions::new(demotions),
+            format: match settings.log_format {
+                LogFormat::Text => Format::Text,
+                LogFormat::Json => Format::Json,
+            },
+        });
+        summary::started(
+            &config,
+            &addrs,
+            &registry,
+            &repository,
+            &*database,
+            max_connections,
+            workers,
+        );
+
+        let workers = bound
+            .into_iter()
+            .enumerate()
+            .map(|(number, listeners)| {
+                Worker::start(number, listeners, Arc::clone(&shared), &access_log)
+            })
+            .collect::<std::io::Result<Vec<_>>>()?;
+        let workers = Arc::new(workers);
+
+        let mut control = JoinSet::new();
+        let sync = registry::Sync { repository, registry, roster, rules, listening };
+        control.spawn(sync.run(Arc::clone(&shared), settings.db_reload_secs.get()));
+        control.spawn(probes::run(demoted));
+        control.spawn(refusals::run(Arc::clone(&workers)));
+        control.spawn(sweep(Arc::clone(&shared), settings.binding_gc_interval_secs.get()));
+        control.spawn(wake_for_drain(Arc::clone(&shared), Arc::clone(&workers)));
+        Ok(Self { shared, workers, control, access_log, addrs, config })
+    }
+
+    /// The addresses listened on.
+    #[must_use]
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// Serves until a signal, then drains. A second signal returns at once.
+    pub async fn run(self) {
+        shutdown_signal().await;
+        let settings = &self.config.settings;
+        let delay = settings.shutdown_delay_secs.get();
+        tracing::info!("signal received: draining{}", after(delay));
+        let drain = async {
+            tokio::time::sleep(delay).await;
+            self.drain(settings.shutdown_timeout_secs.get()).await;
+        };
+        tokio::select! {
+            () = drain => {}
+            () = shutdown_signal() => tracing::warn!("second signal: ending at once"),
+        }
+        self.access_log.flush();
+    }
+
+    async fn drain(&self, timeout: Duration) {
+        let shutdown = &self.shared.shutdown;
+        let open = shutdown.open_connections();
+        tracing::info!(
+            open,
+            "no longer accepting; waiting for open connections, {timeout:?} at most"
+        );
+        if !shutdown.wait_for_drain(timeout).await && shutdown.open_connections() > 0 {
+            let _ = shutdown.wait_for_drain(LAST_CLOSES).await;
+        }
+        let forced = shutdown.forced_connections();
+        tracing::info!("drained {}, forced {forced}", open.saturating_sub(forced));
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        // Workers hand over their last lines as they end, which a drain lets them do.
+        self.control.abort_all();
+        for worker in self.workers.iter() {
+            worker.wake();
+        }
+    }
+}
+
+fn after(delay: Duration) -> String {
+    if delay.is_zero() { String::new() } else { format!(" after {delay:?}") }
+}
+
+fn cpu_count() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn unix_now() -> i64 {
+    i64::try_from(clock::wall().as_secs()).unwrap_or(i64::MAX)
+}
+
+/// The country database that the configuration names.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn country_database(config: &Config) -> Result<Arc<dyn CountryLookup>, GeoError> {
+    Ok(match &config.settings.geoip_path {
+        Some(path) => Arc::new(MmdbGeo::open(path)?),
+        None => Arc::new(EmbeddedGeo::new()),
+    })
+}
+
+/// What tables are made with.
+#[must_use]
+pub fn rules(config: &Config) -> Rules {
+    let settings = &config.settings;
+    let default = AppRules {
+        spill: crate::domain::balance::Spill::Any,
+        affinity_ttl: settings.binding_ttl_secs.get(),
+        idle_timeout: settings.idle_timeout_secs.get(),
+    };
+    let secs = |given: Option<u32>, other| given.map_or(other, |s| Duration::from_secs(s.into()));
+    let apps = config
+        .apps
+        .iter()
+        .map(|(name, app)| {
+            let rules = AppRules {
+                spill: app.spill,
+                affinity_ttl: secs(app.affinity_ttl_secs, default.affinity_ttl),
+                idle_timeout: secs(app.idle_timeout_secs, default.idle_timeout),
+            };
+            (name.clone(), rules)
+        })
+        .collect();
+    Rules { pop_region: settings.region.clone(), atlas: config.atlas.clone(), default, apps }
+}
+
+/// The tables of a registry that nobody serves from, for the command line.
+#[must_use]
+pub fn offline_tables(
+    config: &Config,
+    registry: &Registry,
+) -> crate::application::upstreams::Tables {
+    Roster::default().tables(registry, &rules(config), unix_now())
+}
+
+async fn sweep(shared: Arc<Shared>, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        shared.affinity.sweep(clock::now());
+    }
+}
+
+async fn wake_for_drain(shared: Arc<Shared>, workers: Arc<Vec<Worker>>) {
+    shared.shutdown.drain_started().await;
+    for worker in workers.iter() {
+        worker.wake();
+    }
+}

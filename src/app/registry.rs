@@ -1,0 +1,95 @@
+//! Keeps the tables in step with the registry.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::listeners::Listening;
+use super::{summary, unix_now};
+use crate::adapters::outbound::sqlite::SqliteBackendRepository;
+use crate::application::proxy::{Shared, Snapshot};
+use crate::application::upstreams::{Roster, Rules};
+use crate::domain::ports::{BackendRepository, Registry};
+use crate::domain::{Backend, BackendId};
+
+/// What is needed to make tables of what is read.
+pub(super) struct Sync {
+    pub repository: SqliteBackendRepository,
+    pub registry: Registry,
+    pub roster: Roster,
+    pub rules: Rules,
+    pub listening: Listening,
+}
+
+impl Sync {
+    /// Looks at the registry every `interval` and swaps in what has changed. When it cannot be read
+    /// the table in force stays, and no lease expires.
+    pub async fn run(mut self, shared: Arc<Shared>, interval: Duration) {
+        let mut complaint: Option<String> = None;
+        loop {
+            tokio::time::sleep(self.next_look(interval)).await;
+            match self.repository.load_if_changed().await {
+                Ok(read) => {
+                    if complaint.take().is_some() {
+                        tracing::info!("the registry can be read again");
+                    }
+                    let fresh = read.filter(|read| *read != self.registry);
+                    let changed = fresh.is_some();
+                    if let Some(fresh) = fresh {
+                        log_difference(&self.registry, &fresh);
+                        self.registry = fresh;
+                        summary::skipped(&self.registry);
+                    }
+                    if changed || self.next_expiry().is_some_and(|at| at <= unix_now()) {
+                        self.swap_in(&shared);
+                    }
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    if complaint.as_ref() != Some(&text) {
+                        tracing::warn!("{text}; serving from the last good table");
+                        complaint = Some(text);
+                    }
+                }
+            }
+        }
+    }
+
+    fn swap_in(&mut self, shared: &Shared) {
+        let tables = self.roster.tables(&self.registry, &self.rules, unix_now());
+        let listeners = self.listening.resolve(&tables);
+        let now = shared.snapshot.load();
+        shared.snapshot.store(Arc::new(Snapshot {
+            listeners,
+            tables,
+            admission: Arc::clone(&now.admission),
+            geo: Arc::clone(&now.geo),
+            dial: now.dial,
+        }));
+    }
+
+    /// When the next lease in force ends, in seconds since the epoch.
+    fn next_expiry(&self) -> Option<i64> {
+        let lease = |backend: &Backend| backend.lease.as_ref()?.expires_at;
+        self.registry.backends.iter().filter_map(lease).min()
+    }
+
+    fn next_look(&self, interval: Duration) -> Duration {
+        let now = unix_now();
+        let expiries = self.registry.backends.iter().filter_map(|b| b.lease.as_ref()?.expires_at);
+        let next = expiries.filter(|at| *at > now).min();
+        let until = next.and_then(|at| u64::try_from(at - now).ok()).map(Duration::from_secs);
+        until.map_or(interval, |until| until.min(interval))
+    }
+}
+
+fn log_difference(old: &Registry, new: &Registry) {
+    let by_id = |registry: &Registry| -> BTreeMap<BackendId, Backend> {
+        registry.backends.iter().map(|b| (b.id.clone(), b.clone())).collect()
+    };
+    let (old, new) = (by_id(old), by_id(new));
+    let added = new.keys().filter(|id| !old.contains_key(*id)).count();
+    let removed = old.keys().filter(|id| !new.contains_key(*id)).count();
+    let changed = new.iter().filter(|(id, b)| old.get(*id).is_some_and(|was| was != *b)).count();
+    tracing::info!(added, removed, changed, backends = new.len(), "registry changed");
+}

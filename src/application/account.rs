@@ -1,0 +1,366 @@
+//! What is left of a connection: why it ended, and one line about it.
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::upstreams::Upstream;
+use crate::domain::balance::Tier;
+use crate::domain::{App, Country, Region};
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why a connection ended: a closed list, the same in the log and in metrics.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Reason { $($(#[$doc])* $variant,)* }
+
+        impl Reason {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The name of it in log and metrics.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The client was the first to send its last byte.
+    ClientClosed = "client_closed",
+    /// The backend was the first to send its last byte.
+    BackendClosed = "backend_closed",
+    /// The client reset the connection, or could no longer be reached.
+    ClientReset = "client_reset",
+    /// The backend reset the connection, or could no longer be reached.
+    BackendReset = "backend_reset",
+    /// Neither side sent anything for the idle timeout.
+    Idle = "idle",
+    /// The client is on the deny list.
+    Denied = "denied",
+    /// The client asked too often.
+    RateLimited = "rate_limited",
+    /// The client had too many connections.
+    ClientCap = "client_cap",
+    /// There were too many connections.
+    GlobalCap = "global_cap",
+    /// No backend takes connections of such a client.
+    NoBackend = "no_backend",
+    /// Every backend that does is at its hard limit.
+    AtHardLimit = "at_hard_limit",
+    /// No backend that was tried answered.
+    ConnectFailed = "connect_failed",
+    /// The TLS handshake failed.
+    TlsFailed = "tls_failed",
+    /// The PROXY protocol header was missing, malformed or not from a trusted peer.
+    ProxyHeader = "proxy_header",
+    /// The drain ran out of time.
+    Drained = "drained",
+    /// An operator closed it.
+    Killed = "killed",
+    /// This process could not go on with it (descriptors, memory).
+    Internal = "internal",
+}
+
+impl Reason {
+    /// Refused before anything was known but the address: counted and summed up, not logged one
+    /// by one, so that a flood does not become a flood of lines.
+    #[must_use]
+    pub const fn is_admission(self) -> bool {
+        matches!(self, Self::Denied | Self::RateLimited | Self::ClientCap | Self::GlobalCap)
+    }
+}
+
+/// How often each reason was, in one worker.
+#[derive(Debug, Default)]
+pub struct Ended([AtomicU64; 17]);
+
+const _: () = assert!(Reason::ALL.len() == 17);
+
+impl Ended {
+    /// Counts one.
+    pub fn count(&self, reason: Reason) {
+        // One worker writes, others read: no read-modify-write is needed.
+        let count = &self.0[reason as usize];
+        count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// How many there were.
+    #[must_use]
+    pub fn of(&self, reason: Reason) -> u64 {
+        self.0[reason as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// How lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// `time access key=value ...`
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What a line tells.
+#[derive(Debug)]
+pub struct Record<'a> {
+    /// The client.
+    pub client: SocketAddr,
+    /// Where it is.
+    pub country: Option<Country>,
+    /// Where it is.
+    pub region: Option<&'a Region>,
+    /// What it asked for.
+    pub app: Option<&'a App>,
+    /// Where it was carried, or tried last.
+    pub backend: Option<&'a Upstream>,
+    /// How near that is.
+    pub tier: Option<Tier>,
+    /// Dials that were begun.
+    pub tries: u32,
+    /// Bytes towards the backend.
+    pub sent: u64,
+    /// Bytes from the backend.
+    pub received: u64,
+    /// From accepting the client to the backend's answer.
+    pub setup: Option<Duration>,
+    /// From accepting the client to the end.
+    pub total: Duration,
+    /// Why it ended.
+    pub reason: Reason,
+}
+
+/// Appends a line about a connection that ended at `wall` (time since the Unix epoch).
+pub fn write_line(out: &mut Vec<u8>, format: Format, wall: Duration, record: &Record<'_>) {
+    let mut line = Line { out, json: format == Format::Json };
+    line.begin(wall);
+    line.peer("client", record.client);
+    line.text("country", record.country.as_ref().map(Country::as_str));
+    line.text("region", record.region.map(Region::as_str));
+    line.text("app", record.app.map(App::as_str));
+    line.text("backend", record.backend.map(|b| b.id.as_str()));
+    line.text("backend_region", record.backend.map(|b| b.region.as_str()));
+    line.number("tier", record.tier.map(|tier| u64::from(tier.number())));
+    line.number("tries", Some(u64::from(record.tries)));
+    line.number("sent", Some(record.sent));
+    line.number("received", Some(record.received));
+    line.millis("setup_ms", record.setup);
+    line.millis("duration_ms", Some(record.total));
+    line.text("reason", Some(record.reason.as_str()));
+    line.end();
+}
+
+/// A line being written, without `format!` or an allocation of its own.
+struct Line<'a> {
+    out: &'a mut Vec<u8>,
+    json: bool,
+}
+
+impl Line<'_> {
+    fn begin(&mut self, wall: Duration) {
+        if self.json {
+            self.out.extend_from_slice(b"{\"time\":\"");
+            push_time(self.out, wall);
+            self.out.extend_from_slice(b"\",\"target\":\"access\"");
+        } else {
+            push_time(self.out, wall);
+            self.out.extend_from_slice(b" access");
+        }
+    }
+
+    fn key(&mut self, key: &str) {
+        if self.json {
+            self.out.extend_from_slice(b",\"");
+            self.out.extend_from_slice(key.as_bytes());
+            self.out.extend_from_slice(b"\":");
+        } else {
+            self.out.push(b' ');
+            self.out.extend_from_slice(key.as_bytes());
+            self.out.push(b'=');
+        }
+    }
+
+    fn absent(&mut self) {
+        self.out.extend_from_slice(if self.json { b"null" } else { b"-" });
+    }
+
+    fn text(&mut self, key: &str, value: Option<&str>) {
+        self.key(key);
+        match value {
+            None => self.absent(),
+            Some(text) if self.json => push_json(self.out, text),
+            Some(text) => self.out.extend_from_slice(text.as_bytes()),
+        }
+    }
+
+    fn number(&mut self, key: &str, value: Option<u64>) {
+        self.key(key);
+        match value {
+            None => self.absent(),
+            Some(number) => push_number(self.out, number),
+        }
+    }
+
+    fn millis(&mut self, key: &str, value: Option<Duration>) {
+        self.key(key);
+        let Some(span) = value else { return self.absent() };
+        let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        push_number(self.out, micros / 1_000);
+        self.out.push(b'.');
+        push_padded(self.out, micros % 1_000, 3);
+    }
+
+    fn peer(&mut self, key: &str, peer: SocketAddr) {
+        self.key(key);
+        if self.json {
+            self.out.push(b'"');
+        }
+        match peer.ip().to_canonical() {
+            IpAddr::V4(v4) => {
+                for (place, octet) in v4.octets().into_iter().enumerate() {
+                    if place > 0 {
+                        self.out.push(b'.');
+                    }
+                    push_number(self.out, u64::from(octet));
+                }
+            }
+            IpAddr::V6(v6) => {
+                let _ = write!(self.out, "[{v6}]");
+            }
+        }
+        self.out.push(b':');
+        push_number(self.out, u64::from(peer.port()));
+        if self.json {
+            self.out.push(b'"');
+        }
+    }
+
+    fn end(&mut self) {
+        self.out.extend_from_slice(if self.json { b"}\n" } else { b"\n" });
+    }
+}
+
+fn push_json(out: &mut Vec<u8>, text: &str) {
+    // Names hold no quotes and no control characters; a backslash is all that could hurt.
+    out.push(b'"');
+    for byte in text.bytes() {
+        if byte == b'\\' {
+            out.push(b'\\');
+        }
+        out.push(byte);
+    }
+    out.push(b'"');
+}
+
+fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0_u8; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+fn push_padded(out: &mut Vec<u8>, number: u64, width: usize) {
+    let start = out.len();
+    push_number(out, number);
+    let missing = width.saturating_sub(out.len() - start);
+    out.splice(start..start, std::iter::repeat_n(b'0', missing));
+}
+
+/// RFC 3339 in UTC with milliseconds. Civil date from days: Howard Hinnant,
+/// "chrono-Compatible Low-Level Date Algorithms".
+fn push_time(out: &mut Vec<u8>, wall: Duration) {
+    let secs = wall.as_secs();
+    let days = secs / 86_400 + 719_468;
+    let era = days / 146_097;
+    let day_of_era = days % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    push_padded(out, year, 4);
+    for (mark, value) in [(b'-', month), (b'-', day), (b'T', secs / 3_600 % 24)] {
+        out.push(mark);
+        push_padded(out, value, 2);
+    }
+    for value in [secs / 60 % 60, secs % 60] {
+        out.push(b':');
+        push_padded(out, value, 2);
+    }
+    out.push(b'.');
+    push_padded(out, u64::from(wall.subsec_millis()), 3);
+    out.push(b'Z');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(format: Format, client: &str) -> String {
+        let app: App = "web".parse().unwrap();
+        let record = Record {
+            client: client.parse().unwrap(),
+            country: "BR".parse().ok(),
+            region: None,
+            app: Some(&app),
+            backend: None,
+            tier: Some(Tier::Far),
+            tries: 2,
+            sent: 0,
+            received: u64::MAX,
+            setup: None,
+            total: Duration::from_micros(12_034),
+            reason: Reason::ConnectFailed,
+        };
+        let mut out = Vec::new();
+        write_line(&mut out, format, Duration::from_millis(1_798_761_600_007), &record);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_text_line_is_keys_and_values() {
+        assert_eq!(
+            line(Format::Text, "[::ffff:192.0.2.1]:99"),
+            "2027-01-01T00:00:00.007Z access client=192.0.2.1:99 country=BR region=- app=web \
+             backend=- backend_region=- tier=3 tries=2 sent=0 received=18446744073709551615 \
+             setup_ms=- duration_ms=12.034 reason=connect_failed\n"
+        );
+    }
+
+    #[test]
+    fn a_json_line_parses() {
+        let value: serde_json::Value =
+            serde_json::from_str(&line(Format::Json, "[2001:db8::1]:99")).unwrap();
+        assert_eq!(value["client"], "[2001:db8::1]:99");
+        assert_eq!(value["region"], serde_json::Value::Null);
+        assert_eq!(value["duration_ms"], 12.034);
+        assert_eq!(value["reason"], "connect_failed");
+    }
+
+    #[test]
+    fn dates_are_right_around_leap_days() {
+        for (secs, expected) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399, "2000-02-28T23:59:59.000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.000Z"),
+        ] {
+            let mut out = Vec::new();
+            push_time(&mut out, Duration::from_secs(secs));
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Who may come in: the deny list, and how many connections there are, in all and of one client.
+//! A refusal costs no dial.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::account::Reason;
+use crate::domain::ClientKey;
+use crate::domain::cidr::{Cidr, CidrMap};
+use crate::infrastructure::{ConnectionGuard, ShutdownController};
+
+/// Enough that workers hardly ever meet.
+const SHARDS: usize = 64;
+
+/// What admission goes by.
+#[derive(Debug, Default)]
+pub struct Rules {
+    deny: CidrMap<()>,
+    /// Open connections in all.
+    pub max_connections: usize,
+    /// Open connections of one client; 0 = no limit.
+    pub max_per_client: u32,
+}
+
+impl Rules {
+    /// Rules with the given ranges denied.
+    #[must_use]
+    pub fn new(deny: &[Cidr], max_connections: usize, max_per_client: u32) -> Self {
+        let deny = deny.iter().map(|cidr| (*cidr, ())).collect();
+        Self { deny, max_connections, max_per_client }
+    }
+}
+
+/// A connection that was let in, counted while this lives.
+#[derive(Debug)]
+pub struct Admitted {
+    guard: ConnectionGuard,
+    /// Counted per client only while there is a limit.
+    _client: Option<ClientGuard>,
+}
+
+impl Admitted {
+    /// Says that the connection is closed because the drain ran out of time.
+    pub fn force(&self) {
+        self.guard.force();
+    }
+}
+
+/// Lets a client in, or says why not.
+///
+/// # Errors
+/// The reason, for the log.
+pub fn admit(
+    ip: IpAddr,
+    rules: &Rules,
+    open: &ShutdownController,
+    clients: &Arc<ClientCounts>,
+) -> Result<Admitted, Reason> {
+    if !rules.deny.is_empty() && rules.deny.get(ip).is_some() {
+        return Err(Reason::Denied);
+    }
+    let guard = open.try_connection_guard(rules.max_connections).ok_or(Reason::GlobalCap)?;
+    let client = match rules.max_per_client {
+        0 => None,
+        limit => Some(clients.try_guard(ip.into(), limit).ok_or(Reason::ClientCap)?),
+    };
+    Ok(Admitted { guard, _client: client })
+}
+
+/// Open connections of each client; holds nothing for a client that has none.
+#[derive(Debug)]
+pub struct ClientCounts {
+    shards: Vec<Mutex<HashMap<ClientKey, u32>>>,
+    hasher: RandomState,
+}
+
+#[derive(Debug)]
+struct ClientGuard {
+    counts: Arc<ClientCounts>,
+    client: ClientKey,
+}
+
+impl Default for ClientCounts {
+    fn default() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
+    }
+}
+
+impl ClientCounts {
+    fn try_guard(self: &Arc<Self>, client: ClientKey, limit: u32) -> Option<ClientGuard> {
+        self.with(client, |counts| {
+            let count = counts.entry(client).or_insert(0);
+            (*count < limit).then(|| *count += 1)
+        })?;
+        Some(ClientGuard { counts: Arc::clone(self), client })
+    }
+
+    fn with<T>(
+        &self,
+        client: ClientKey,
+        change: impl FnOnce(&mut HashMap<ClientKey, u32>) -> T,
+    ) -> T {
+        let place = usize::try_from(self.hasher.hash_one(client) % SHARDS as u64).unwrap_or(0);
+        change(&mut self.shards[place].lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for ClientGuard {
+    fn drop(&mut self) {
+        self.counts.with(self.client, |counts| {
+            if let Some(count) = counts.get_mut(&self.client) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(&self.client);
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rule_refuses_for_its_own_reason_and_counts_nothing_it_refused() {
+        let rules = Rules::new(&["192.0.2.0/24".parse().unwrap()], 3, 2);
+        let open = ShutdownController::new();
+        let clients = Arc::new(ClientCounts::default());
+        let come = |ip: &str| admit(ip.parse().unwrap(), &rules, &open, &clients);
+
+        assert_eq!(come("192.0.2.9").err(), Some(Reason::Denied));
+        let first = come("198.51.100.1").unwrap();
+        let _second = come("198.51.100.1").unwrap();
+        assert_eq!(come("::ffff:198.51.100.1").err(), Some(Reason::ClientCap));
+        let _third = come("198.51.100.2").unwrap();
+        assert_eq!(come("198.51.100.3").err(), Some(Reason::GlobalCap));
+        drop(first);
+        assert!(come("198.51.100.1").is_ok());
+        assert_eq!(open.open_connections(), 2);
+    }
+}

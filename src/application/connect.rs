@@ -1,0 +1,310 @@
+//! A connection to a backend: one after the other until one answers, and side by side when one
+//! takes long. No client waits for a dead backend.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with, sockopt};
+use tokio::sync::mpsc;
+
+use super::account::Reason;
+use super::route::{self, Routed};
+use super::upstreams::{AppTable, Upstream};
+use crate::domain::Region;
+use crate::domain::balance::{Avoid, Origin};
+use crate::domain::time::Time;
+use crate::infrastructure::reactor::{Event, Reactor};
+use crate::infrastructure::slab::Key;
+
+/// How long a dial may be unanswered before the next candidate is dialled beside it.
+pub const HEDGE_AFTER: Duration = Duration::from_millis(500);
+/// Most tries for one connection; tokens leave room for no more.
+pub const MAX_TRIES: usize = 3;
+
+/// What dials go by.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// How long one dial may take.
+    pub timeout: Duration,
+    /// How many backends are tried, 1 to [`MAX_TRIES`].
+    pub tries: usize,
+}
+
+/// Where demoted backends are told to, so that they are probed without a client waiting.
+#[derive(Clone, Debug)]
+pub struct Demotions(mpsc::Sender<(Arc<Upstream>, Duration)>);
+
+impl Demotions {
+    /// Demotions that `queue` receives, each with the time after which to probe.
+    #[must_use]
+    pub const fn new(queue: mpsc::Sender<(Arc<Upstream>, Duration)>) -> Self {
+        Self(queue)
+    }
+
+    /// Notes a failed dial. When the queue is full the demotion ends by itself, unprobed.
+    fn dial_failed(&self, upstream: &Arc<Upstream>, now: Time) {
+        if let Some(delay) = upstream.dials().failed(now) {
+            tracing::warn!(backend = %upstream.id, addr = %upstream.addr, "dial failed; it ranks last for {delay:?}");
+            let _ = self.0.try_send((Arc::clone(upstream), delay));
+        }
+    }
+}
+
+/// What a worker lends to a dial.
+pub struct Tools<'a, D> {
+    /// Where new sockets are watched.
+    pub reactor: &'a Reactor,
+    /// The connection that they are for.
+    pub key: Key,
+    /// Randomness.
+    pub draw: &'a mut D,
+    /// Where failures are told.
+    pub demotions: &'a Demotions,
+}
+
+/// A connection being made.
+#[derive(Debug)]
+pub struct Dial {
+    table: Arc<AppTable>,
+    origin: Origin,
+    rules: Rules,
+    attempts: Vec<Attempt>,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    upstream: Arc<Upstream>,
+    member: usize,
+    began: Time,
+    /// Gone once the attempt has failed, and with it the place at the backend.
+    flight: Option<(OwnedFd, Routed)>,
+    hedged: bool,
+    failed: bool,
+}
+
+/// A backend that answered.
+#[derive(Debug)]
+pub struct Connected {
+    /// Its socket, watched by the reactor for reads and writes.
+    pub socket: OwnedFd,
+    /// How many dials were begun, this one included.
+    pub tries: usize,
+    /// What was chosen.
+    pub routed: Routed,
+}
+
+/// What became of a dial.
+#[derive(Debug)]
+pub enum Progress {
+    /// It goes on; look again at this moment.
+    Waits(Time),
+    /// A backend answered; the other attempts are closed and their places given back.
+    Connected(Connected),
+    /// No backend that was tried answered.
+    Failed(Reason),
+}
+
+impl Dial {
+    /// A dial that has not begun.
+    #[must_use]
+    pub fn new(table: Arc<AppTable>, origin: Origin, rules: Rules) -> Self {
+        Self { table, origin, rules, attempts: Vec::new() }
+    }
+
+    /// Attempts begun so far.
+    #[must_use]
+    pub const fn tries(&self) -> usize {
+        self.attempts.len()
+    }
+
+    /// The backend tried last.
+    #[must_use]
+    pub fn last(&self) -> Option<&Arc<Upstream>> {
+        self.attempts.last().map(|attempt| &attempt.upstream)
+    }
+
+    /// The backends that did not answer, or not in time.
+    pub fn failed(&self) -> impl Iterator<Item = &Upstream> {
+        self.attempts
+            .iter()
+            .filter(|a| a.failed || (a.hedged && a.flight.is_some()))
+            .map(|a| &*a.upstream)
+    }
+
+    /// How long the client will keep the backend that answers.
+    #[must_use]
+    pub fn affinity_ttl(&self) -> Duration {
+        self.table.rules.affinity_ttl
+    }
+
+    /// Dials the first candidate.
+    pub fn begin<D: FnMut(u64) -> u64>(
+        &mut self,
+        routed: Routed,
+        now: Time,
+        tools: &mut Tools<'_, D>,
+    ) -> Progress {
+        match self.attempt(routed, now, tools) {
+            Ok(()) => self.waits(),
+            Err(reason) => self.go_on(Err(reason), now, tools),
+        }
+    }
+
+    /// Looks at what happened to the socket of attempt `number`, from 0.
+    pub fn event<D: FnMut(u64) -> u64>(
+        &mut self,
+        number: usize,
+        event: Event,
+        now: Time,
+        tools: &mut Tools<'_, D>,
+    ) -> Progress {
+        let tries = self.attempts.len();
+        let Some(attempt) = self.attempts.get_mut(number).filter(|_| event.writable()) else {
+            return self.waits();
+        };
+        let Some((socket, routed)) = attempt.flight.take() else { return self.waits() };
+        if event.failed() {
+            let error = sockopt::socket_error(&socket).ok().and_then(Result::err);
+            tracing::debug!(backend = %attempt.upstream.id, ?error, "dial failed");
+            tools.demotions.dial_failed(&attempt.upstream, now);
+            attempt.failed = true;
+            drop((socket, routed));
+            return self.go_on(Ok(()), now, tools);
+        }
+        attempt.upstream.dials().succeeded();
+        Progress::Connected(Connected { socket, tries, routed })
+    }
+
+    /// Looks at the time: attempts that took too long fail, one that is long unanswered gets company.
+    pub fn time<D: FnMut(u64) -> u64>(&mut self, now: Time, tools: &mut Tools<'_, D>) -> Progress {
+        let mut late = false;
+        for attempt in self.attempts.iter_mut().filter(|attempt| attempt.flight.is_some()) {
+            let waited = now.since(attempt.began);
+            if waited >= self.rules.timeout {
+                attempt.flight = None;
+                attempt.failed = true;
+                late = true;
+            } else if waited >= HEDGE_AFTER && !attempt.hedged {
+                attempt.hedged = true;
+                late = true;
+            } else {
+                continue;
+            }
+            tools.demotions.dial_failed(&attempt.upstream, now);
+        }
+        if late { self.go_on(Ok(()), now, tools) } else { self.waits() }
+    }
+
+    /// Dials further candidates until one dial is under way or none is left.
+    fn go_on<D: FnMut(u64) -> u64>(
+        &mut self,
+        mut last: Result<(), Reason>,
+        now: Time,
+        tools: &mut Tools<'_, D>,
+    ) -> Progress {
+        while let Some(routed) = self.candidate(now, tools.draw) {
+            last = self.attempt(routed, now, tools);
+            if last.is_ok() {
+                return self.waits();
+            }
+        }
+        if self.attempts.iter().any(|attempt| attempt.flight.is_some()) {
+            return self.waits();
+        }
+        Progress::Failed(last.err().unwrap_or(Reason::ConnectFailed))
+    }
+
+    /// The next backend to try. The last try goes to a region not tried yet if there is one.
+    fn candidate(&self, now: Time, draw: &mut impl FnMut(u64) -> u64) -> Option<Routed> {
+        let tried = self.attempts.len();
+        if tried >= self.rules.tries.min(MAX_TRIES) {
+            return None;
+        }
+        let mut members = [usize::MAX; MAX_TRIES];
+        for (place, attempt) in members.iter_mut().zip(&self.attempts) {
+            *place = attempt.member;
+        }
+        let members = &members[..tried];
+        if tried > 0 && tried + 1 == self.rules.tries.min(MAX_TRIES) {
+            let region = |a: &Attempt| self.table.layout.members()[a.member].region.clone();
+            let regions: Vec<Region> = self.attempts.iter().map(region).collect();
+            let avoid = Avoid { members, regions: &regions };
+            if let Some(routed) = route::next(&self.table, self.origin, avoid, now, draw) {
+                return Some(routed);
+            }
+        }
+        route::next(&self.table, self.origin, Avoid { members, regions: &[] }, now, draw)
+    }
+
+    /// Begins an attempt, which counts as a try whether or not the system lets it begin.
+    fn attempt<D>(
+        &mut self,
+        routed: Routed,
+        now: Time,
+        tools: &mut Tools<'_, D>,
+    ) -> Result<(), Reason> {
+        let upstream = Arc::clone(routed.slot.upstream());
+        let member = routed.member;
+        let part = self.attempts.len() + 1;
+        let begun = begin_connect(&upstream).and_then(|socket| {
+            tools.reactor.watch_both(&socket, tools.key.token(part))?;
+            Ok(socket)
+        });
+        let outcome = match &begun {
+            Ok(_) => Ok(()),
+            Err(error) if is_local(*error) => {
+                tracing::warn!(backend = %upstream.id, %error, "cannot dial: this process lacks what it takes");
+                Err(Reason::Internal)
+            }
+            Err(_) => {
+                tools.demotions.dial_failed(&upstream, now);
+                Err(Reason::ConnectFailed)
+            }
+        };
+        let failed = begun.is_err();
+        let flight = begun.ok().map(|socket| (socket, routed));
+        self.attempts.push(Attempt { upstream, member, began: now, flight, hedged: false, failed });
+        outcome
+    }
+
+    fn waits(&self) -> Progress {
+        let hedges = self.attempts.len() < self.rules.tries.min(MAX_TRIES);
+        let next = self
+            .attempts
+            .iter()
+            .filter(|attempt| attempt.flight.is_some())
+            .map(|attempt| {
+                let hedge = !attempt.hedged && hedges && HEDGE_AFTER < self.rules.timeout;
+                attempt.began + if hedge { HEDGE_AFTER } else { self.rules.timeout }
+            })
+            .min();
+        Progress::Waits(next.unwrap_or_default())
+    }
+}
+
+/// Starts to connect; the reactor tells how it went.
+fn begin_connect(upstream: &Upstream) -> Result<OwnedFd, Errno> {
+    let family = if upstream.addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    match connect(&socket, &upstream.addr) {
+        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an error says something about this process and nothing about the backend.
+const fn is_local(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::MFILE
+            | Errno::NFILE
+            | Errno::NOBUFS
+            | Errno::NOMEM
+            | Errno::NOSPC
+            | Errno::ADDRNOTAVAIL
+            | Errno::PERM
+    )
+}

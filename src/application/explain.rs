@@ -1,0 +1,170 @@
+//! Why a client goes where it goes: every backend with its rank and its reason.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::locate::Location;
+use super::upstreams::AppTable;
+use crate::domain::balance::{Load, Spill, Tier};
+use crate::domain::time::Time;
+
+/// The answer for one client.
+#[derive(Debug, Serialize)]
+pub struct Explanation {
+    /// The client.
+    pub client: IpAddr,
+    /// Its country; `None` = unknown.
+    pub country: Option<String>,
+    /// Its region; `None` = unknown.
+    pub region: Option<String>,
+    /// The app that it asks for.
+    pub app: String,
+    /// How far the app lets it be carried: any, region or country.
+    pub spill: &'static str,
+    /// Every backend of the app, best first.
+    pub backends: Vec<Standing>,
+}
+
+/// One backend's standing.
+#[derive(Debug, Serialize)]
+pub struct Standing {
+    /// Its name.
+    pub id: String,
+    /// Where it is dialled.
+    pub address: String,
+    /// Where it is.
+    pub region: String,
+    /// The country that it is in; `None` = unknown.
+    pub country: Option<String>,
+    /// How near it is, 0 to 3; `None` where the client may not go.
+    pub tier: Option<u8>,
+    /// Open connections.
+    pub active: u32,
+    /// From which the next tier is preferred; 0 = none.
+    pub soft_limit: u32,
+    /// Never exceeded; 0 = none.
+    pub hard_limit: u32,
+    /// Its weight.
+    pub weight: u32,
+    /// Its chance of being chosen now, in percent.
+    pub share: f64,
+    /// `chosen`, or why not.
+    pub reason: String,
+}
+
+impl Explanation {
+    /// Whether any backend can be chosen.
+    #[must_use]
+    pub fn has_choice(&self) -> bool {
+        self.backends.iter().any(|standing| standing.share > 0.0)
+    }
+}
+
+/// What a backend is ranked by, best first: band (below soft, below hard, demoted), tier, region.
+type Rank = (u8, Tier, usize);
+
+/// Explains where `client` would go now.
+#[must_use]
+pub fn explain(table: &AppTable, client: IpAddr, location: Location, now: Time) -> Explanation {
+    let origin = table.layout.origin(location.country, location.at_pop);
+    let load = table.load(now);
+    let mut ranked: Vec<(Result<Rank, String>, Standing)> = table
+        .rows
+        .iter()
+        .map(|row| {
+            let backend = &row.backend;
+            let near = table.layout.nearness(origin, &backend.region, backend.country);
+            let rank = match (row.place, near) {
+                (Err(reason), _) => Err(reason.as_str().to_owned()),
+                (Ok(_), None) => Err(format!("spill_{}", spill_name(table.rules.spill))),
+                (Ok(place), Some((tier, rank))) => {
+                    band(table, &load, place).map(|band| (band, tier, rank))
+                }
+            };
+            let active = row.place.map_or(0, |place| load.active(place));
+            let standing = Standing {
+                id: backend.id.to_string(),
+                address: backend.addr().to_string(),
+                region: backend.region.to_string(),
+                country: backend.country.map(|country| country.to_string()),
+                tier: near.map(|(tier, _)| tier.number()),
+                active,
+                soft_limit: backend.soft_limit,
+                hard_limit: backend.hard_limit,
+                weight: backend.weight,
+                share: 0.0,
+                reason: String::new(),
+            };
+            (rank, standing)
+        })
+        .collect();
+    ranked.sort_by(|(a, x), (b, y)| order(a).cmp(&order(b)).then_with(|| x.id.cmp(&y.id)));
+
+    let best = ranked.iter().filter_map(|(rank, _)| rank.clone().ok()).min();
+    let chosen = |rank: &Result<Rank, String>| rank.as_ref().ok() == best.as_ref();
+    let total: f64 = ranked
+        .iter()
+        .filter(|(rank, _)| best.is_some() && chosen(rank))
+        .map(|(_, standing)| f64::from(standing.weight))
+        .sum();
+    let backends = ranked
+        .into_iter()
+        .map(|(rank, mut standing)| {
+            standing.reason = match (&rank, best) {
+                (Err(reason), _) => reason.clone(),
+                (Ok(_), Some(best)) if chosen(&rank) => {
+                    standing.share = 100.0 * f64::from(standing.weight) / total;
+                    format!("chosen: {}", tier_name(best.1))
+                }
+                (Ok((2, ..)), _) => "dial_failed".into(),
+                (Ok((1, ..)), Some((0, ..))) => {
+                    format!("soft {}/{}", standing.active, standing.soft_limit)
+                }
+                (Ok((_, tier, _)), _) => format!("farther: {}", tier_name(*tier)),
+            };
+            standing
+        })
+        .collect();
+    Explanation {
+        client,
+        country: location.country.map(|country| country.to_string()),
+        region: table.layout.region_name(origin).map(ToString::to_string),
+        app: table.name.to_string(),
+        spill: spill_name(table.rules.spill),
+        backends,
+    }
+}
+
+fn band(table: &AppTable, load: &impl Load, place: usize) -> Result<u8, String> {
+    let member = &table.layout.members()[place];
+    let active = load.active(place);
+    if !member.below_hard(active) {
+        Err(format!("hard {active}/{}", member.hard_limit))
+    } else if load.demoted(place) {
+        Ok(2)
+    } else {
+        Ok(u8::from(!member.below_soft(active)))
+    }
+}
+
+fn order(rank: &Result<Rank, String>) -> (bool, Option<Rank>) {
+    (rank.is_err(), rank.as_ref().ok().copied())
+}
+
+const fn tier_name(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Country => "the client's country",
+        Tier::Region => "the client's region",
+        Tier::Pop => "this POP's region",
+        Tier::Far => "another region",
+    }
+}
+
+const fn spill_name(spill: Spill) -> &'static str {
+    match spill {
+        Spill::Any => "any",
+        Spill::Region => "region",
+        Spill::Country => "country",
+    }
+}

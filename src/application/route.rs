@@ -1,0 +1,113 @@
+//! Which backend: the client's own first, else the best by rank. Each answer is a place reserved.
+
+use std::time::Duration;
+
+use super::account::Reason;
+use super::upstreams::{AppTable, Slot};
+use crate::domain::affinity::{Affinity, Key};
+use crate::domain::balance::{Avoid, Choice, Origin, Tier};
+use crate::domain::time::Time;
+
+/// How old a binding outside the best tier is before its client comes home.
+const HOMECOMING: Duration = Duration::from_secs(30);
+/// How often a place is asked for anew when others were faster. Each time, one of them got one.
+const RACES: usize = 1_000;
+
+/// A backend chosen, with a place reserved at it.
+#[derive(Debug)]
+pub struct Routed {
+    /// The place.
+    pub slot: Slot,
+    /// Where the backend stands in the layout.
+    pub member: usize,
+    /// How near it is.
+    pub tier: Tier,
+    /// Whether the client is bound to it once it has answered. It is not when its own backend is
+    /// only full for the moment.
+    pub binds: bool,
+}
+
+/// A client, as routing sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    /// What affinity knows it by.
+    pub key: Key,
+    /// Where it is.
+    pub origin: Origin,
+}
+
+/// The first backend to try.
+///
+/// # Errors
+/// [`Reason::NoBackend`] when none takes such a client, [`Reason::AtHardLimit`] when all are full.
+pub fn first(
+    table: &AppTable,
+    client: Client,
+    affinity: &Affinity,
+    now: Time,
+    draw: &mut impl FnMut(u64) -> u64,
+) -> Result<Routed, Reason> {
+    let mut binds = !table.rules.affinity_ttl.is_zero();
+    if binds {
+        match bound(table, client, affinity, now, draw) {
+            Bound::To(routed) => return Ok(routed),
+            Bound::Full => binds = false,
+            Bound::Nowhere => {}
+        }
+    }
+    match next(table, client.origin, Avoid::default(), now, draw) {
+        Some(routed) => Ok(Routed { binds, ..routed }),
+        None if table.layout.serves(client.origin) => Err(Reason::AtHardLimit),
+        None => Err(Reason::NoBackend),
+    }
+}
+
+/// The best backend by rank, without those to avoid.
+pub fn next(
+    table: &AppTable,
+    origin: Origin,
+    avoid: Avoid<'_>,
+    now: Time,
+    draw: &mut impl FnMut(u64) -> u64,
+) -> Option<Routed> {
+    for _ in 0..RACES {
+        let Choice { member, tier } = table.layout.pick(origin, &table.load(now), avoid, draw)?;
+        if let Some(slot) = reserve(table, member) {
+            return Some(Routed { slot, member, tier, binds: !table.rules.affinity_ttl.is_zero() });
+        }
+    }
+    None
+}
+
+enum Bound {
+    To(Routed),
+    Full,
+    Nowhere,
+}
+
+/// The backend that the client had last, unless it is gone, failing, forbidden or far from home.
+fn bound(
+    table: &AppTable,
+    client: Client,
+    affinity: &Affinity,
+    now: Time,
+    draw: &mut impl FnMut(u64) -> u64,
+) -> Bound {
+    let Some(binding) = affinity.lookup(client.key, now) else { return Bound::Nowhere };
+    let Some(member) = table.place(binding.backend) else { return Bound::Nowhere };
+    let Some(tier) = table.layout.tier_of(client.origin, member) else { return Bound::Nowhere };
+    let load = table.load(now);
+    if table.upstream(member).dials().demoted(now) {
+        return Bound::Nowhere;
+    }
+    let homesick = now.since(binding.since) > HOMECOMING;
+    if homesick && table.layout.nearer_has_room(client.origin, tier, &load, draw) {
+        return Bound::Nowhere;
+    }
+    reserve(table, member)
+        .map_or(Bound::Full, |slot| Bound::To(Routed { slot, member, tier, binds: true }))
+}
+
+fn reserve(table: &AppTable, member: usize) -> Option<Slot> {
+    table.upstream(member).try_reserve(table.layout.members()[member].hard_limit)
+}

@@ -1,0 +1,158 @@
+//! The command line: every command, and the exit code of every failure.
+
+mod backends;
+mod check;
+mod config;
+mod demo;
+mod route;
+mod run;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::app::StartError;
+use crate::config::{Config, ConfigErrors, Source};
+use crate::domain::ports::RepositoryError;
+
+/// Exit codes besides 0; clap's own is 2.
+const RUNTIME: u8 = 1;
+const NO_BACKEND: u8 = 3;
+const REGISTRY: u8 = 69;
+const CONFIGURATION: u8 = 78;
+
+const EXAMPLES: &str = "\
+Examples:
+  edge-proxy demo                                  three regions on this machine, to play with
+  edge-proxy backends add gru-1 --app web --region sa --country BR --addr 10.50.1.1:8080
+  EDGEPROXY_REGION=sa edge-proxy                   serve on 0.0.0.0:8080 from routing.db
+  edge-proxy route 203.0.113.7                     where would this client go, and why
+  edge-proxy check /etc/edgeproxy/config.toml      is this configuration right
+
+Exit codes: 0 ok, 1 runtime, 2 usage, 3 no eligible backend, 69 registry unavailable,
+78 configuration.";
+
+#[derive(Parser)]
+#[command(name = "edge-proxy", version, about, after_help = EXAMPLES)]
+struct Arguments {
+    /// Configuration file [env: EDGEPROXY_CONFIG] [default: /etc/edgeproxy/config.toml if it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or Ctrl+C (what no command does, too)
+    Run,
+    /// Serve sample backends in three regions, on loopback, to see how clients are carried
+    Demo,
+    /// Check the configuration; unknown names are errors here
+    #[command(after_help = "Example:\n  edge-proxy check /etc/edgeproxy/config.toml")]
+    Check {
+        /// The file, in place of --config
+        file: Option<PathBuf>,
+    },
+    /// Show the effective settings and where each came from
+    #[command(
+        after_help = "Examples:\n  edge-proxy config\n  edge-proxy config --template > config.toml"
+    )]
+    Config {
+        /// Print a commented configuration file instead
+        #[arg(long, conflicts_with = "json")]
+        template: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read and change the registry
+    Backends {
+        #[command(subcommand)]
+        command: backends::Backends,
+    },
+    /// Say where a client would go, and why not elsewhere
+    Route(route::Route),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Arguments { config, command } = Arguments::parse();
+    let mut out = std::io::stdout().lock();
+    let done = match command.unwrap_or(Command::Run) {
+        Command::Run => {
+            drop(out);
+            run::run(config)
+        }
+        Command::Demo => {
+            drop(out);
+            demo::run()
+        }
+        Command::Check { file } => check::run(file.or(config), &mut out),
+        Command::Config { template, json } => config::run(config, template, json, &mut out),
+        Command::Backends { command } => run_backends(config, command, &mut out),
+        Command::Route(route) => route.run(config, &mut out),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "edge-proxy", &mut out);
+            Ok(0)
+        }
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("edge-proxy: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+/// `edge-proxy ... | head` is no failure.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<ConfigErrors>() {
+        CONFIGURATION
+    } else if error.is::<RepositoryError>() {
+        REGISTRY
+    } else {
+        match error.downcast_ref::<StartError>() {
+            Some(StartError::App(_) | StartError::Geo(_)) => CONFIGURATION,
+            Some(StartError::Registry(_)) => REGISTRY,
+            Some(StartError::Bind(_) | StartError::System(_)) | None => RUNTIME,
+        }
+    }
+}
+
+fn load(file: Option<PathBuf>) -> anyhow::Result<Config> {
+    Ok(crate::config::load(&Source::from_process(file))?)
+}
+
+/// The control plane's runtime: one thread, apart from the workers.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+fn run_backends(
+    file: Option<PathBuf>,
+    command: backends::Backends,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    use crate::adapters::outbound::sqlite::{Access, SqliteBackendRepository};
+    let config = load(file)?;
+    let access = if command.creates() { Access::Create } else { Access::Existing };
+    let repo = SqliteBackendRepository::open(&config.settings.db_path, access)?;
+    let outcome = runtime()?.block_on(backends::run(command, &repo, out))?;
+    Ok(outcome.exit_code())
+}

@@ -1,0 +1,34 @@
+//! `edge-proxy check`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::bail;
+
+use crate::app;
+
+/// Says whether the configuration is right; stricter than `run`, which only warns of unknown names.
+pub(super) fn run(file: Option<PathBuf>, out: &mut dyn Write) -> anyhow::Result<u8> {
+    let config = super::load(file)?;
+    for notice in &config.notices {
+        eprintln!("note: {notice}");
+    }
+    for warning in &config.warnings {
+        eprintln!("edge-proxy: {warning}");
+    }
+    if !config.warnings.is_empty() {
+        return Ok(super::CONFIGURATION);
+    }
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.settings.log) {
+        eprintln!("edge-proxy: RUST_LOG = {:?}: {error}", config.settings.log);
+        return Ok(super::CONFIGURATION);
+    }
+    if let Err(error) = app::country_database(&config) {
+        bail!(app::StartError::from(error));
+    }
+    let from = config.file.as_ref().map_or("environment and defaults".into(), |file| {
+        format!("{} and environment", file.display())
+    });
+    writeln!(out, "configuration ok ({from})")?;
+    Ok(0)
+}

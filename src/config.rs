@@ -1,0 +1,138 @@
+//! The configuration: one table of settings, read from the environment, a file and defaults, in
+//! that order of preference, with everything that is wrong reported at once.
+
+mod app;
+mod check;
+mod document;
+mod error;
+mod help;
+mod list;
+mod number;
+mod parts;
+mod resolve;
+mod secret;
+mod section;
+mod setting;
+mod source;
+mod table;
+mod unknown;
+mod value;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub use app::AppConfig;
+pub use error::{ConfigError, ConfigErrors, Place};
+pub use help::{readme_table, template};
+pub use list::{Addresses, Cidrs};
+pub use number::{Seconds, Whole};
+pub use parts::ListenerConfig;
+pub use resolve::{Effective, Origin};
+pub use secret::Secret;
+pub use setting::Setting;
+pub use source::Source;
+pub use table::{Settings, TABLE};
+pub use value::{HealthType, LogFormat, Mode, Shape, Value};
+
+use crate::domain::cidr::Cidr;
+use crate::domain::region::Atlas;
+use crate::domain::{App, Country};
+use document::Document;
+use error::Report;
+use parts::Parts;
+use resolve::Resolver;
+
+/// A configuration that holds only what is accepted.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Every setting.
+    pub settings: Settings,
+    /// `[app.NAME]`.
+    pub apps: BTreeMap<App, AppConfig>,
+    /// `[regions.NAME]`, over the documented map.
+    pub atlas: Atlas,
+    /// `[[geo_override]]`, in the order of the file.
+    pub geo_overrides: Vec<(Cidr, Country)>,
+    /// `[[listener]]`, in the order of the file.
+    pub listeners: Vec<ListenerConfig>,
+    /// Names that nobody knows; `check` fails on them.
+    pub warnings: Vec<String>,
+    /// What was asked for and is not in this version, and what happens instead.
+    pub notices: Vec<String>,
+    /// Every setting with its origin, in the order of the table.
+    pub effective: Vec<Effective>,
+    /// The file that was read.
+    pub file: Option<PathBuf>,
+}
+
+/// Reads the configuration.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(source: &Source) -> Result<Config, ConfigErrors> {
+    let mut report = Report::default();
+    let path = source.file.as_deref().unwrap_or(Path::new(""));
+    let text = source.file.as_deref().and_then(|path| {
+        let text = document::read_text(path, document::MAX_FILE);
+        text.map_err(|reason| {
+            let subject = format!("configuration file {}", path.display());
+            report.error(&subject, format!("cannot be read: {reason}"));
+        })
+        .ok()
+    });
+    let document = text.as_deref().and_then(|text| Document::parse(path, text, &mut report));
+    // Rules between settings mean nothing when the file that may hold half of them was not read.
+    let complete = report.errors.is_empty();
+
+    let mut resolver = Resolver::new(&source.env, document.as_ref(), report);
+    let settings = Settings::resolve(&mut resolver);
+    if complete {
+        check::rules(&settings, &mut resolver);
+    }
+    check::notices(&settings, &mut resolver);
+
+    let Resolver { effective, mut report, .. } = resolver;
+    unknown::in_env(&source.env, &mut report);
+    let parts = document.as_ref().map_or_else(Parts::default, |document| {
+        unknown::in_file(document, &mut report);
+        Parts::read(document, &mut report)
+    });
+
+    if !report.errors.is_empty() {
+        return Err(ConfigErrors(report.errors));
+    }
+    let Report { warnings, notices, .. } = report;
+    let Parts { apps, atlas, geo_overrides, listeners } = parts;
+    let file = source.file.clone();
+    Ok(Config {
+        settings,
+        apps,
+        atlas,
+        geo_overrides,
+        listeners,
+        warnings,
+        notices,
+        effective,
+        file,
+    })
+}
+
+impl Default for Settings {
+    /// Every setting at its default.
+    fn default() -> Self {
+        Self::resolve(&mut Resolver::new(&[], None, Report::default()))
+    }
+}
+
+impl Settings {
+    /// The state folder: the one that was given, else that of the `SQLite` registry.
+    #[must_use]
+    pub fn state_folder(&self) -> PathBuf {
+        let beside = self.db_path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = self.state_dir.as_deref().or(beside);
+        folder.unwrap_or(Path::new(".")).into()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! `[app.NAME]`: what holds for one app.
+
+use std::collections::BTreeMap;
+
+use super::document::Document;
+use super::error::Report;
+use super::number::Whole;
+use super::section::Section;
+use super::table;
+use super::value::{HealthType, SendProxy};
+use crate::domain::App;
+use crate::domain::balance::Spill;
+
+const HOSTS: &str = "routing by Host is not in this version; a listener serves one app";
+const SNI: &str = "routing by SNI is not in this version; a listener serves one app";
+const BACKEND_TLS: &str = "must be false: TLS to backends is not in this version";
+
+/// What holds for one app, where it differs from the settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AppConfig {
+    /// Host names that lead to it.
+    pub hosts: Vec<String>,
+    /// How far from home its clients may be served.
+    pub spill: Spill,
+    /// How long a client keeps its backend, in seconds; 0 = off.
+    pub affinity_ttl_secs: Option<u32>,
+    /// A connection without a byte either way for so many seconds is closed.
+    pub idle_timeout_secs: Option<u32>,
+}
+
+pub(super) fn read(document: &Document<'_>, report: &mut Report) -> BTreeMap<App, AppConfig> {
+    // `app = "web"` is a setting.
+    if document.root.get("app").is_none_or(|app| !app.get_ref().is_table()) {
+        return BTreeMap::new();
+    }
+    let mut apps = BTreeMap::new();
+    for (name, section) in Section::named(document, "app", report) {
+        let config = app(&section, report);
+        match name.parse() {
+            Ok(name) => {
+                apps.insert(name, config);
+            }
+            Err(_) => report.errors.push(section.bad_name()),
+        }
+    }
+    apps
+}
+
+fn app(section: &Section<'_>, report: &mut Report) -> AppConfig {
+    section.expect_only(
+        &[
+            "hosts",
+            "sni",
+            "spill",
+            "health",
+            "proxy_protocol",
+            "tls",
+            "affinity_ttl_secs",
+            "idle_timeout_secs",
+        ],
+        report,
+    );
+    leave_out(section, report);
+    let ttl = section.value::<Whole<0, { table::YEAR }>>("affinity_ttl_secs", report);
+    let idle = section.value::<Whole<1, { table::YEAR }>>("idle_timeout_secs", report);
+    AppConfig {
+        hosts: section.list("hosts", report),
+        spill: section.value("spill", report).unwrap_or_default(),
+        affinity_ttl_secs: ttl.map(Whole::get),
+        idle_timeout_secs: idle.map(Whole::get),
+    }
+}
+
+/// Checks the keys that are for a later version, and notes those that ask for something.
+fn leave_out(section: &Section<'_>, report: &mut Report) {
+    let _: Vec<String> = section.list("sni", report);
+    for (key, phrase) in [("hosts", HOSTS), ("sni", SNI)] {
+        if section.has(key) {
+            section.notice(key, phrase, report);
+        }
+    }
+    if section.value("proxy_protocol", report).is_some_and(|sent: SendProxy| sent != SendProxy::Off)
+    {
+        section.notice("proxy_protocol", table::PROXY_PROTOCOL, report);
+    }
+    if section.value("tls", report) == Some(true) {
+        // Plain bytes where encryption was asked for is no fallback.
+        report.errors.push(section.error("tls", BACKEND_TLS));
+    }
+    if let Some(health) = section.table("health", report) {
+        health.expect_only(&["type", "path", "expected_status", "host", "port"], report);
+        let _: Option<HealthType> = health.value("type", report);
+        let _: Option<String> = health.value("host", report);
+        let _: Option<Whole<100, 599>> = health.value("expected_status", report);
+        let _: Option<Whole<1, 65_535>> = health.value("port", report);
+        let path: Option<String> = health.value("path", report);
+        if path.is_some_and(|path| !path.starts_with('/')) {
+            report.errors.push(health.error("path", "must start with /"));
+        }
+        section.notice("health", table::HEALTH, report);
+    }
+}

@@ -1,0 +1,145 @@
+//! What only the file can say: regions, overrides, listeners, apps.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::app::{self, AppConfig};
+use super::document::Document;
+use super::error::Report;
+use super::list::Addresses;
+use super::section::Section;
+use super::table;
+use super::value::Mode;
+use crate::domain::cidr::Cidr;
+use crate::domain::region::Atlas;
+use crate::domain::{App, Country, Region};
+
+/// The tables at the top of the file that are not groups of settings.
+pub(super) const NAMES: [&str; 6] =
+    ["listener", "certificate", "regions", "geo_override", "backend", "app"];
+
+const BACKENDS: &str = "backends in the file are not in this version; \
+                        they are read from the SQLite registry";
+
+/// The columns of a backend, as its operator writes them.
+const COLUMNS: [&str; 13] = [
+    "id",
+    "app",
+    "region",
+    "country",
+    "wg_ip",
+    "port",
+    "healthy",
+    "weight",
+    "soft_limit",
+    "hard_limit",
+    "deleted",
+    "created_at",
+    "updated_at",
+];
+
+/// A `[[listener]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// Where it listens, at least one address.
+    pub addr: Vec<SocketAddr>,
+    /// The app that it serves; `None` = the registry's only one.
+    pub app: Option<App>,
+}
+
+/// What the file says beside the settings.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    pub apps: BTreeMap<App, AppConfig>,
+    pub atlas: Atlas,
+    pub geo_overrides: Vec<(Cidr, Country)>,
+    pub listeners: Vec<ListenerConfig>,
+}
+
+impl Parts {
+    pub(super) fn read(document: &Document<'_>, report: &mut Report) -> Self {
+        leave_out(document, report);
+        Self {
+            apps: app::read(document, report),
+            atlas: atlas(document, report),
+            geo_overrides: geo_overrides(document, report),
+            listeners: listeners(document, report),
+        }
+    }
+}
+
+/// Notes the tables that are for a later version.
+fn leave_out(document: &Document<'_>, report: &mut Report) {
+    let backends = Section::array(document, "backend", report);
+    for backend in &backends {
+        backend.expect_only(&COLUMNS, report);
+    }
+    let certificates = Section::array(document, "certificate", report);
+    for (name, count, phrase) in
+        [("backend", backends.len(), BACKENDS), ("certificate", certificates.len(), table::TLS)]
+    {
+        if count > 0 {
+            report.notices.push(format!("[[{name}]] ({count}): {phrase}"));
+        }
+    }
+}
+
+fn atlas(document: &Document<'_>, report: &mut Report) -> Atlas {
+    let mut atlas = Atlas::default();
+    for (name, section) in Section::named(document, "regions", report) {
+        section.expect_only(&["countries", "near"], report);
+        let countries: Vec<Country> = section.list("countries", report);
+        let near: Vec<Region> = section.list("near", report);
+        let Ok(region) = name.parse::<Region>() else {
+            report.errors.push(section.bad_name());
+            continue;
+        };
+        for country in countries {
+            // `[regions.SA]` and `[regions.sa]` are one region, so only another one is an error.
+            match atlas.countries.insert(country, region.clone()) {
+                Some(other) if other != region => {
+                    let problem = format!("{country} is in regions.{other} already");
+                    report.errors.push(section.error("countries", problem));
+                }
+                _ => {}
+            }
+        }
+        if !near.is_empty() {
+            atlas.near.entry(region).or_default().extend(near);
+        }
+    }
+    atlas
+}
+
+fn geo_overrides(document: &Document<'_>, report: &mut Report) -> Vec<(Cidr, Country)> {
+    let sections = Section::array(document, "geo_override", report);
+    let read = |section: &Section<'_>| {
+        section.expect_only(&["cidr", "country"], report);
+        let cidr = section.required("cidr", report);
+        let country = section.required("country", report);
+        cidr.zip(country)
+    };
+    sections.iter().filter_map(read).collect()
+}
+
+fn listeners(document: &Document<'_>, report: &mut Report) -> Vec<ListenerConfig> {
+    let sections = Section::array(document, "listener", report);
+    sections.iter().filter_map(|section| listener(section, report)).collect()
+}
+
+fn listener(section: &Section<'_>, report: &mut Report) -> Option<ListenerConfig> {
+    section.expect_only(&["addr", "app", "mode", "tls", "proxy_protocol"], report);
+    let addr: Option<Addresses> = section.required("addr", report);
+    let app = section.value("app", report);
+    if section.value("mode", report) == Some(Mode::Http) {
+        section.notice("mode", table::HTTP, report);
+    }
+    // Either would be served as if it were plain: secrets in the clear, or a header taken for data.
+    for (key, what) in [("tls", "TLS"), ("proxy_protocol", "the PROXY protocol")] {
+        if section.value(key, report) == Some(true) {
+            let problem = format!("{what} is not in this version; must be false");
+            report.errors.push(section.error(key, problem));
+        }
+    }
+    Some(ListenerConfig { addr: addr?.get().to_vec(), app })
+}

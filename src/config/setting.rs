@@ -1,0 +1,97 @@
+//! One row of the settings table, and the macro that makes a table into a struct.
+
+use super::table::Settings;
+
+/// A setting: its names, default, rules and help.
+#[derive(Debug)]
+pub struct Setting {
+    /// The environment variable.
+    pub env: &'static str,
+    /// The path in the file, `group.key` or `key`.
+    pub toml: &'static str,
+    /// The default as it would be written; in parentheses, or `-`, when it is an absent value.
+    pub default: &'static str,
+    /// What is accepted, with unit and range; follows the words "must be".
+    pub accepts: fn() -> String,
+    /// How TOML writes it.
+    pub shape: super::value::Shape,
+    /// Whether a change takes effect without a restart.
+    pub reloadable: bool,
+    /// Whether its value is masked wherever it is shown; such a setting has a `_FILE` form too.
+    pub secret: bool,
+    /// For a setting that has no effect in this version: what that means.
+    pub later: Option<&'static str>,
+    /// Whether a given value asks for what is not in this version.
+    pub(super) asks: Option<fn(&Settings) -> bool>,
+    /// What it is for, in one line.
+    pub help: &'static str,
+}
+
+impl Setting {
+    /// The variable that names a file with the value, for a secret.
+    #[must_use]
+    pub fn env_file(&self) -> Option<String> {
+        self.secret.then(|| format!("{}_FILE", self.env))
+    }
+
+    /// Whether the default is an absent value.
+    #[must_use]
+    pub fn is_absent_by_default(&self) -> bool {
+        self.default == "-" || self.default.starts_with('(')
+    }
+
+    /// The default as text to parse.
+    pub(super) fn default_text(&self) -> &'static str {
+        if self.is_absent_by_default() { "" } else { self.default }
+    }
+}
+
+/// Makes the table, the struct with one field a row, and the function that fills it.
+///
+/// A row: `field: Type = default, VARIABLE, "toml.path", reload|restart, now|later(phrase[, asks]),
+/// "help";`
+macro_rules! settings {
+    ($(
+        $field:ident: $type:ty = $default:literal, $env:ident, $toml:literal,
+        $change:ident, $version:ident $(($phrase:expr $(, $asks:expr)?))?,
+        $help:literal;
+    )*) => {
+        /// Every setting with the value in effect.
+        #[derive(Clone, Debug, PartialEq)]
+        #[expect(clippy::doc_markdown, reason = "the same words are read outside the code")]
+        pub struct Settings {
+            $(#[doc = $help] pub $field: $type,)*
+        }
+
+        /// Every setting there is, in the order in which people read about them.
+        pub static TABLE: &[Setting] = &[$(Setting {
+            env: stringify!($env),
+            toml: $toml,
+            default: $default,
+            accepts: <$type as Value>::accepts,
+            shape: <$type as Value>::SHAPE,
+            reloadable: settings!(@$change),
+            secret: <$type as Value>::SECRET,
+            later: settings!(@$version $($phrase)?),
+            asks: settings!(@asks $($($asks)?)?),
+            help: $help,
+        },)*];
+
+        impl Settings {
+            /// Asks `resolver` for each setting, in the order of the table.
+            pub(super) fn resolve(resolver: &mut Resolver<'_>) -> Self {
+                let mut rows = TABLE.iter();
+                let mut row = || rows.next().expect("the table has a row for each field");
+                Self { $($field: resolver.value::<$type>(row()),)* }
+            }
+        }
+    };
+    (@reload) => { true };
+    (@restart) => { false };
+    (@now) => { None };
+    (@later $phrase:expr) => { Some($phrase) };
+    (@asks) => { None };
+    (@asks $asks:expr) => { Some($asks) };
+}
+
+pub(super) use settings;

@@ -1,0 +1,240 @@
+//! The settings table: every setting, declared once.
+
+use std::path::PathBuf;
+
+use super::list::{Addresses, Cidrs};
+use super::number::{Seconds, Whole};
+use super::resolve::Resolver;
+use super::secret::Secret;
+use super::setting::{Setting, settings};
+use super::value::{HealthType, LogFormat, Mode, Value};
+use crate::domain::{App, Region};
+
+pub(super) const YEAR: u32 = 31_536_000;
+const DAY: u32 = 86_400;
+const HOUR: u32 = 3_600;
+const MANY: u32 = 1_000_000_000;
+
+// What it means that a group of settings is not in this version.
+pub(super) const HTTP: &str = "http mode is not in this version; bytes are carried as in tcp mode";
+pub(super) const PROXY_PROTOCOL: &str =
+    "the PROXY protocol is not in this version; no header is read or sent";
+pub(super) const HEALTH: &str =
+    "active health checks are not in this version; backends are not probed";
+pub(super) const TLS: &str = "TLS is not in this version; nothing listens on the TLS address";
+const RATE_LIMIT: &str = "rate limiting is not in this version; connections are not limited";
+const BREAKER: &str =
+    "circuit breakers are not in this version; a backend that keeps failing is still tried";
+const SLOW_START: &str = "slow start is not in this version; a backend gets its full share at once";
+const POOL: &str =
+    "connection pooling is not in this version; every client gets a connection of its own";
+const METRICS: &str = "metrics are not in this version; nothing listens on the metrics address";
+const WATCH: &str =
+    "watching the configuration file is not in this version; a change needs a restart";
+const POSTGRES: &str =
+    "PostgreSQL is not in this version; backends are read from the SQLite registry";
+const API: &str = "the control API is not in this version; nothing listens on the API address";
+
+settings! {
+    listen_addr: Addresses = "0.0.0.0:8080", EDGEPROXY_LISTEN_ADDR, "listen_addr", restart, now,
+        "Addresses of the plain listener; `[::]` is dual-stack.";
+    mode: Mode = "tcp", EDGEPROXY_MODE, "mode", restart, later(HTTP, |s| s.mode == Mode::Http),
+        "What the plain and the TLS listener carry: tcp or http.";
+    app: Option<App> = "-", EDGEPROXY_APP, "app", restart, now,
+        "The app that this POP's listeners serve; needed when the registry holds several.";
+    pop: Option<String> = "(host name)", EDGEPROXY_POP, "pop", restart, now,
+        "Name of this POP in logs and metrics.";
+    region: Region = "sa", EDGEPROXY_REGION, "region", restart, now,
+        "Region of this POP.";
+    workers: Option<Whole<1, 1024>> = "(CPU count)", EDGEPROXY_WORKERS, "workers", restart, now,
+        "Data-plane threads.";
+    state_dir: Option<PathBuf> = "($STATE_DIRECTORY, else the folder of DB_PATH)",
+        EDGEPROXY_STATE_DIR, "state_dir", restart, now,
+        "Folder for the snapshot, the generated token and sockets.";
+    db_path: PathBuf = "routing.db", EDGEPROXY_DB_PATH, "db_path", restart, now,
+        "SQLite registry; created with its schema if missing.";
+    db_reload_secs: Seconds<1, DAY> = "5", EDGEPROXY_DB_RELOAD_SECS, "db_reload_secs", reload, now,
+        "How often the SQLite registry is looked at, in seconds.";
+    geoip_path: Option<PathBuf> = "(embedded)", EDGEPROXY_GEOIP_PATH, "geoip_path", restart, now,
+        "MaxMind-format country database that replaces the embedded one.";
+    idle_timeout_secs: Seconds<1, YEAR> = "3600", EDGEPROXY_IDLE_TIMEOUT_SECS,
+        "idle_timeout_secs", reload, now,
+        "A connection without a byte either way for so many seconds is closed.";
+    connect_tries: Whole<1, 3> = "3", EDGEPROXY_CONNECT_TRIES, "connect_tries", reload, now,
+        "How many backends are tried for one connection.";
+    max_connections: Option<Whole<1, MANY>> = "(from the descriptor limit)",
+        EDGEPROXY_MAX_CONNECTIONS, "max_connections", reload, now,
+        "Most client connections at once.";
+    max_connections_per_client: Whole<0, MANY> = "0", EDGEPROXY_MAX_CONNECTIONS_PER_CLIENT,
+        "max_connections_per_client", reload, now,
+        "Most connections of one client (IPv4 address or IPv6 /64) at once; 0 = off.";
+    deny: Cidrs = "-", EDGEPROXY_DENY, "deny", reload, now,
+        "Clients that are refused, as CIDRs.";
+    proxy_protocol: bool = "false", EDGEPROXY_PROXY_PROTOCOL, "proxy_protocol", restart,
+        later(PROXY_PROTOCOL),
+        "Expect the PROXY protocol header on the plain and the TLS listener.";
+    proxy_protocol_trusted: Cidrs = "-", EDGEPROXY_PROXY_PROTOCOL_TRUSTED,
+        "proxy_protocol_trusted", reload,
+        later(PROXY_PROTOCOL, |s| !s.proxy_protocol_trusted.get().is_empty()),
+        "Peers whose PROXY protocol header is believed, as CIDRs.";
+    slow_start_secs: Seconds<0, DAY> = "30", EDGEPROXY_SLOW_START_SECS, "slow_start_secs", reload,
+        later(SLOW_START, |s| s.slow_start_secs.secs() > 0),
+        "A recovered or new backend ramps up from 10 % for so many seconds; 0 = off.";
+    log: String = "info", RUST_LOG, "log", reload, now,
+        "What is logged: error, warn, info, debug, trace, or a filter.";
+    log_format: LogFormat = "text", EDGEPROXY_LOG_FORMAT, "log_format", restart, now,
+        "How log lines are written: text or json.";
+
+    binding_ttl_secs: Seconds<0, YEAR> = "600", EDGEPROXY_BINDING_TTL_SECS, "binding.ttl_secs",
+        reload, now,
+        "A client keeps its backend for so many seconds after its last connection; 0 = off.";
+    binding_gc_interval_secs: Seconds<1, DAY> = "60", EDGEPROXY_BINDING_GC_INTERVAL_SECS,
+        "binding.gc_interval_secs", reload, now,
+        "How often expired bindings are swept out, in seconds.";
+
+    shutdown_timeout_secs: Seconds<0, DAY> = "30", EDGEPROXY_SHUTDOWN_TIMEOUT_SECS,
+        "shutdown.timeout_secs", reload, now,
+        "Longest wait for open connections at shutdown, in seconds.";
+    shutdown_delay_secs: Seconds<0, DAY> = "0", EDGEPROXY_SHUTDOWN_DELAY_SECS,
+        "shutdown.delay_secs", reload, now,
+        "Keep accepting for so many seconds after the signal.";
+
+    rate_limit_enabled: bool = "false", EDGEPROXY_RATE_LIMIT_ENABLED, "rate_limit.enabled", reload,
+        later(RATE_LIMIT, |s| s.rate_limit_enabled),
+        "Limit how often one client may connect.";
+    rate_limit_max_requests: Whole<1, MANY> = "100", EDGEPROXY_RATE_LIMIT_MAX_REQUESTS,
+        "rate_limit.max_requests", reload, later(RATE_LIMIT),
+        "Requests a window that a client may make.";
+    rate_limit_window_secs: Seconds<1, DAY> = "1", EDGEPROXY_RATE_LIMIT_WINDOW_SECS,
+        "rate_limit.window_secs", reload, later(RATE_LIMIT),
+        "The window, in seconds.";
+    rate_limit_burst: Whole<1, MANY> = "10", EDGEPROXY_RATE_LIMIT_BURST, "rate_limit.burst", reload,
+        later(RATE_LIMIT),
+        "Requests that a client may make at once.";
+    rate_limit_dry_run: bool = "false", EDGEPROXY_RATE_LIMIT_DRY_RUN, "rate_limit.dry_run", reload,
+        later(RATE_LIMIT, |s| s.rate_limit_dry_run),
+        "Count what would be refused, and refuse nothing.";
+    rate_limit_exempt: Cidrs = "-", EDGEPROXY_RATE_LIMIT_EXEMPT, "rate_limit.exempt", reload,
+        later(RATE_LIMIT, |s| !s.rate_limit_exempt.get().is_empty()),
+        "Clients without a rate limit, as CIDRs.";
+
+    circuit_breaker_enabled: bool = "false", EDGEPROXY_CIRCUIT_BREAKER_ENABLED,
+        "circuit_breaker.enabled", reload, later(BREAKER, |s| s.circuit_breaker_enabled),
+        "Leave a backend alone for a while after it failed several times in a row.";
+    circuit_breaker_failure_threshold: Whole<1, MANY> = "5", EDGEPROXY_CIRCUIT_FAILURE_THRESHOLD,
+        "circuit_breaker.failure_threshold", reload, later(BREAKER),
+        "Failures in a row that open the breaker.";
+    circuit_breaker_success_threshold: Whole<1, MANY> = "3", EDGEPROXY_CIRCUIT_SUCCESS_THRESHOLD,
+        "circuit_breaker.success_threshold", reload, later(BREAKER),
+        "Successful trials that close it again.";
+    circuit_breaker_timeout_secs: Seconds<1, DAY> = "30", EDGEPROXY_CIRCUIT_TIMEOUT_SECS,
+        "circuit_breaker.timeout_secs", reload, later(BREAKER),
+        "How long it stays open before trials, in seconds.";
+
+    health_check_enabled: bool = "false", EDGEPROXY_HEALTH_CHECK_ENABLED, "health_check.enabled",
+        reload, later(HEALTH, |s| s.health_check_enabled),
+        "Probe every backend.";
+    health_check_interval_secs: Seconds<1, DAY> = "5", EDGEPROXY_HEALTH_CHECK_INTERVAL_SECS,
+        "health_check.interval_secs", reload, later(HEALTH),
+        "Time between two probes of a backend, in seconds.";
+    health_check_timeout_secs: Seconds<1, HOUR> = "2", EDGEPROXY_HEALTH_CHECK_TIMEOUT_SECS,
+        "health_check.timeout_secs", reload, later(HEALTH),
+        "Longest wait for a probe, in seconds.";
+    health_check_type: HealthType = "tcp", EDGEPROXY_HEALTH_CHECK_TYPE, "health_check.type", reload,
+        later(HEALTH),
+        "tcp: the connection opens; http: a GET answers as expected.";
+    health_check_path: String = "/health", EDGEPROXY_HEALTH_CHECK_PATH, "health_check.path", reload,
+        later(HEALTH),
+        "Path of the http probe.";
+    health_check_expected_status: Whole<100, 599> = "200", EDGEPROXY_HEALTH_CHECK_EXPECTED_STATUS,
+        "health_check.expected_status", reload, later(HEALTH),
+        "Status that the http probe expects.";
+    health_check_healthy_threshold: Whole<1, MANY> = "2", EDGEPROXY_HEALTH_HEALTHY_THRESHOLD,
+        "health_check.healthy_threshold", reload, later(HEALTH),
+        "Good probes in a row that make a backend healthy.";
+    health_check_unhealthy_threshold: Whole<1, MANY> = "3", EDGEPROXY_HEALTH_UNHEALTHY_THRESHOLD,
+        "health_check.unhealthy_threshold", reload, later(HEALTH),
+        "Bad probes in a row that make a backend unhealthy.";
+
+    pool_enabled: bool = "false", EDGEPROXY_POOL_ENABLED, "pool.enabled", reload,
+        later(POOL, |s| s.pool_enabled),
+        "Keep connections to backends ready.";
+    pool_max_per_backend: Whole<1, 1_000_000> = "10", EDGEPROXY_POOL_MAX_PER_BACKEND,
+        "pool.max_per_backend", reload, later(POOL),
+        "Most connections kept for one backend.";
+    pool_idle_timeout_secs: Seconds<1, YEAR> = "60", EDGEPROXY_POOL_IDLE_TIMEOUT_SECS,
+        "pool.idle_timeout_secs", reload, later(POOL),
+        "An idle one is closed after so many seconds.";
+    pool_max_lifetime_secs: Seconds<1, YEAR> = "300", EDGEPROXY_POOL_MAX_LIFETIME_SECS,
+        "pool.max_lifetime_secs", reload, later(POOL),
+        "Any one is closed after so many seconds.";
+    pool_connect_timeout_secs: Seconds<1, 300> = "5", EDGEPROXY_POOL_CONNECT_TIMEOUT_SECS,
+        "pool.connect_timeout_secs", reload, now,
+        "Longest wait for a backend to accept, in seconds, pool on or off.";
+
+    metrics_enabled: bool = "false", EDGEPROXY_METRICS_ENABLED, "metrics.enabled", restart,
+        later(METRICS, |s| s.metrics_enabled),
+        "Serve metrics in Prometheus format.";
+    metrics_listen_addr: Addresses = "0.0.0.0:9090", EDGEPROXY_METRICS_LISTEN_ADDR,
+        "metrics.listen_addr", restart, later(METRICS),
+        "Addresses of the metrics listener.";
+    metrics_path: String = "/metrics", EDGEPROXY_METRICS_PATH, "metrics.path", restart,
+        later(METRICS),
+        "Path of the metrics.";
+
+    config_watch_enabled: bool = "false", EDGEPROXY_CONFIG_WATCH_ENABLED, "config_watch.enabled",
+        restart, later(WATCH, |s| s.config_watch_enabled),
+        "Reload when the configuration file changes.";
+    config_watch_interval_secs: Seconds<1, DAY> = "5", EDGEPROXY_CONFIG_WATCH_INTERVAL_SECS,
+        "config_watch.interval_secs", restart, later(WATCH),
+        "How often the file is looked at, in seconds.";
+
+    postgres_enabled: bool = "false", EDGEPROXY_POSTGRES_ENABLED, "postgres.enabled", restart,
+        later(POSTGRES, |s| s.postgres_enabled),
+        "Keep the registry in PostgreSQL.";
+    postgres_url: Option<Secret> = "(required when enabled)", EDGEPROXY_POSTGRES_URL,
+        "postgres.url", restart, later(POSTGRES),
+        "Database address, `postgres://user:password@host:5432/name`.";
+    postgres_max_connections: Whole<1, 1000> = "10", EDGEPROXY_POSTGRES_MAX_CONNECTIONS,
+        "postgres.max_connections", restart, later(POSTGRES),
+        "Most connections to the database.";
+    postgres_min_connections: Whole<0, 1000> = "2", EDGEPROXY_POSTGRES_MIN_CONNECTIONS,
+        "postgres.min_connections", restart, later(POSTGRES),
+        "Connections to the database that are kept open.";
+    postgres_connect_timeout_secs: Seconds<1, 300> = "5", EDGEPROXY_POSTGRES_CONNECT_TIMEOUT_SECS,
+        "postgres.connect_timeout_secs", restart, later(POSTGRES),
+        "Longest wait for the database to accept, in seconds.";
+    postgres_query_timeout_secs: Seconds<1, HOUR> = "10", EDGEPROXY_POSTGRES_QUERY_TIMEOUT_SECS,
+        "postgres.query_timeout_secs", restart, later(POSTGRES),
+        "Longest wait for an answer, in seconds.";
+    postgres_reload_secs: Seconds<1, DAY> = "5", EDGEPROXY_POSTGRES_RELOAD_SECS,
+        "postgres.reload_secs", restart, later(POSTGRES),
+        "How often the whole table is read, in seconds.";
+
+    tls_enabled: bool = "false", EDGEPROXY_TLS_ENABLED, "tls.enabled", restart,
+        later(TLS, |s| s.tls_enabled),
+        "Serve TLS as well.";
+    tls_listen_addr: Addresses = "0.0.0.0:8443", EDGEPROXY_TLS_LISTEN_ADDR, "tls.listen_addr",
+        restart, later(TLS),
+        "Addresses of the TLS listener.";
+    tls_cert: Option<PathBuf> = "-", EDGEPROXY_TLS_CERT, "tls.cert", reload, later(TLS),
+        "Certificate chain (PEM); with neither file, one is made for development.";
+    tls_key: Option<PathBuf> = "-", EDGEPROXY_TLS_KEY, "tls.key", reload, later(TLS),
+        "Its private key (PEM).";
+
+    api_enabled: bool = "false", EDGEPROXY_API_ENABLED, "api.enabled", restart,
+        later(API, |s| s.api_enabled),
+        "Serve the control API over TCP.";
+    api_listen_addr: Addresses = "127.0.0.1:8081", EDGEPROXY_API_LISTEN_ADDR, "api.listen_addr",
+        restart, later(API),
+        "Addresses of the control API.";
+    api_token: Option<Secret> = "(generated)", EDGEPROXY_API_TOKEN, "api.token", reload,
+        later(API),
+        "Bearer token for every write.";
+    api_register_token: Option<Secret> = "-", EDGEPROXY_API_REGISTER_TOKEN, "api.register_token",
+        reload, later(API),
+        "Bearer token that may only register, heartbeat and deregister.";
+    api_heartbeat_ttl_secs: Seconds<1, DAY> = "60", EDGEPROXY_HEARTBEAT_TTL_SECS,
+        "api.heartbeat_ttl_secs", reload, later(API),
+        "A registered backend lives so many seconds after its last heartbeat.";
+}

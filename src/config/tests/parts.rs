@@ -1,0 +1,170 @@
+//! What only the file can say.
+
+use super::*;
+
+/// The one error of a file.
+fn error(text: &str) -> String {
+    let errors = toml(text).errors();
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    errors[0].clone()
+}
+
+#[test]
+fn a_listener_has_addresses_and_may_have_an_app() {
+    let config = toml(
+        "[[listener]]\naddr = \"127.0.0.1:0\"\n\
+         [[listener]]\naddr = [\"0.0.0.0:5432\", \"[::1]:5432\"]\napp = \"db\"\nmode = \"http\"\n",
+    )
+    .loaded();
+    assert_eq!(config.listeners[0].addr, ["127.0.0.1:0".parse().unwrap()]);
+    assert_eq!(config.listeners[0].app, None);
+    assert_eq!(config.listeners[1].addr.len(), 2);
+    assert_eq!(config.listeners[1].app.as_ref().unwrap().as_str(), "db");
+    assert!(config.notices[0].ends_with(
+        "x.toml:6:8: listener.mode: http mode is not in this version; \
+         bytes are carried as in tcp mode"
+    ));
+}
+
+#[test]
+fn a_listener_that_would_serve_in_the_clear_or_relay_a_header_is_refused() {
+    let listener = |key| format!("[[listener]]\naddr = \"0.0.0.0:1\"\n{key} = true\n");
+    assert_eq!(
+        error(&listener("tls")),
+        "x.toml:3:7: listener.tls = true: TLS is not in this version; must be false"
+    );
+    assert_eq!(
+        error(&listener("proxy_protocol")),
+        "x.toml:3:18: listener.proxy_protocol = true: \
+         the PROXY protocol is not in this version; must be false"
+    );
+    assert!(
+        error("[[listener]]\napp = \"a\"").starts_with("x.toml:1:1: listener.addr: must be given")
+    );
+    assert!(
+        error("[[listener]]\naddr = 80").starts_with("x.toml:2:8: listener.addr = 80: must be one")
+    );
+    assert_eq!(
+        error("[listener]\naddr = \"0.0.0.0:1\""),
+        "x.toml:1:1: listener = {...}: must be tables [[listener]]"
+    );
+}
+
+#[test]
+fn an_app_says_how_far_its_clients_go_and_for_how_long_they_stay() {
+    let config = toml(
+        "[app.web]\nspill = \"region\"\naffinity_ttl_secs = 0\nidle_timeout_secs = 60\n[app.api]\n",
+    )
+    .loaded();
+    let web = &config.apps[&"web".parse().unwrap()];
+    assert_eq!(
+        (web.spill, web.affinity_ttl_secs, web.idle_timeout_secs),
+        (Spill::Region, Some(0), Some(60))
+    );
+    assert_eq!(config.apps[&"api".parse().unwrap()], AppConfig::default());
+    assert_eq!(config.notices, [""; 0]);
+}
+
+#[test]
+fn what_an_app_asks_for_in_vain_is_noted() {
+    let config = toml(
+        "[app.web]\nhosts = [\"a.example\", \"b.example\"]\nsni = [\"a.example\"]\n\
+         proxy_protocol = \"v2\"\ntls = true\nhealth = { type = \"http\", path = \"/up\", port = 81 }\n\
+         [app.quiet]\nproxy_protocol = \"off\"\ntls = false\n",
+    )
+    .loaded();
+    assert_eq!(config.apps[&"web".parse().unwrap()].hosts, ["a.example", "b.example"]);
+    assert_eq!(config.notices.len(), 5, "{:#?}", config.notices);
+    assert!(config.notices.iter().all(|notice| notice.contains(": app.web.")));
+}
+
+#[test]
+fn a_bad_app_is_refused_with_its_place() {
+    assert_eq!(
+        error("[app.web]\nspill = \"near\""),
+        "x.toml:2:9: app.web.spill = \"near\": must be any, region or country"
+    );
+    assert_eq!(
+        error("[app.web]\nspill = 1"),
+        "x.toml:2:9: app.web.spill = 1: must be any, region or country, in quotes"
+    );
+    assert!(error("[app.web]\nidle_timeout_secs = 0").contains("app.web.idle_timeout_secs = 0"));
+    assert!(error("[app.web]\nhealth.path = \"up\"").ends_with("must start with /"));
+    assert!(error("[app.web]\nhealth = 1").ends_with("app.web.health = 1: must be a table"));
+    assert!(error("[app.web]\nhosts = [\"a\", 1]").starts_with("x.toml:2:15: app.web.hosts = 1: "));
+    assert!(error("[app.\"a b\"]").starts_with("x.toml:1:1: [app.a b]: the name must be 1 to 128"));
+    assert!(error("[app]\nweb = 1").starts_with("x.toml:2:7: app.web = 1: must be a table"));
+}
+
+#[test]
+fn app_is_a_name_or_tables() {
+    let config = toml("app = \"web\"").loaded();
+    assert_eq!(config.settings.app.unwrap().as_str(), "web");
+    assert!(config.apps.is_empty());
+    assert!(error("app = 5").starts_with("x.toml:1:7: app = 5 (EDGEPROXY_APP): must be 1 to 128"));
+}
+
+#[test]
+fn regions_move_countries_and_reorder_neighbours() {
+    let config =
+        toml("[regions.AF]\ncountries = [\"za\", \"NA\"]\nnear = [\"eu\", \"us\"]").loaded();
+    let region = config.atlas.region_of("ZA".parse().unwrap()).unwrap();
+    assert_eq!(region.as_str(), "af");
+    assert_eq!(config.atlas.near[&region].len(), 2);
+
+    assert_eq!(
+        error("[regions.a]\ncountries = [\"ZA\"]\n[regions.b]\ncountries = [\"za\"]"),
+        "x.toml:4:13: regions.b.countries = [\"za\"]: ZA is in regions.a already"
+    );
+    assert_eq!(
+        error("[regions.a]\ncountries = [\"ZAF\"]"),
+        "x.toml:2:14: regions.a.countries = \"ZAF\": must be two letters (ISO 3166-1)"
+    );
+    assert!(error("[regions.\"a b\"]").contains("[regions.a b]: the name must be"));
+}
+
+#[test]
+fn an_override_needs_a_range_and_a_country() {
+    let config = toml("[[geo_override]]\ncidr = \"10.0.0.0/8\"\ncountry = \"cl\"").loaded();
+    let (cidr, country) = config.geo_overrides[0];
+    assert_eq!((cidr.to_string(), country.to_string()), ("10.0.0.0/8".into(), "CL".into()));
+
+    let errors = toml("[[geo_override]]\ncidr = \"home\"\ncountry = \"\"").errors();
+    assert!(
+        errors[0].starts_with("x.toml:2:8: geo_override.cidr = \"home\": must be"),
+        "{errors:?}"
+    );
+    assert!(
+        errors[1].starts_with("x.toml:3:11: geo_override.country = \"\": must be"),
+        "{errors:?}"
+    );
+    let missing = toml("[[geo_override]]").errors();
+    assert_eq!(missing.len(), 2, "{missing:?}");
+}
+
+#[test]
+fn backends_and_certificates_in_the_file_are_noted() {
+    let config =
+        toml("[[backend]]\nid = \"a\"\n[[backend]]\nid = \"b\"\n[[certificate]]\ncert = \"/c\"\n")
+            .loaded();
+    assert!(config.notices[0].starts_with("[[backend]] (2): backends in the file are not in this"));
+    assert!(config.notices[1].starts_with("[[certificate]] (1): TLS is not in this version"));
+    assert_eq!(error("backend = 1"), "x.toml:1:11: backend = 1: must be tables [[backend]]");
+}
+
+#[test]
+fn unknown_keys_in_these_tables_warn_too() {
+    let warnings = toml(
+        "[app.web]\nspil = \"any\"\nhealth = { tipe = \"tcp\" }\n[regions.x]\ncountry = [\"ZA\"]\n\
+         [[listener]]\naddr = \"0.0.0.0:1\"\nadress = 1\n[[backend]]\nip = \"10.0.0.1\"\n",
+    )
+    .warnings();
+    assert_eq!(warnings.len(), 5, "{warnings:#?}");
+    assert!(
+        warnings.contains(&"x.toml:2:1: app.web.spil: unknown; did you mean spill?".to_owned())
+    );
+    assert!(
+        warnings
+            .contains(&"x.toml:3:12: app.web.health.tipe: unknown; did you mean type?".to_owned())
+    );
+}
