@@ -169,12 +169,12 @@ impl Edge {
         &self.addrs
     }
 
-    /// Serves until a signal, then drains. A second signal returns at once.
-    pub async fn run(self) {
-        shutdown_signal().await;
+    /// Serves until `until` returns, then drains. A signal during the drain returns at once.
+    pub async fn run(self, until: impl Future<Output = ()>) {
+        until.await;
         let settings = &self.config.settings;
         let delay = settings.shutdown_delay_secs.get();
-        tracing::info!("signal received: draining{}", after(delay));
+        tracing::info!("asked to stop: draining{}", after(delay));
         let drain = async {
             tokio::time::sleep(delay).await;
             self.drain(settings.shutdown_timeout_secs.get()).await;

@@ -89,6 +89,8 @@ struct Attempt {
 pub struct Connected {
     /// Its socket, watched by the reactor for reads and writes.
     pub socket: OwnedFd,
+    /// Which dial it was, from 0; its socket's part is one more.
+    pub attempt: usize,
     /// How many dials were begun, this one included.
     pub tries: usize,
     /// What was chosen.
@@ -174,7 +176,7 @@ impl Dial {
             return self.go_on(Ok(()), now, tools);
         }
         attempt.upstream.dials().succeeded();
-        Progress::Connected(Connected { socket, tries, routed })
+        Progress::Connected(Connected { socket, attempt: number, tries, routed })
     }
 
     /// Looks at the time: attempts that took too long fail, one that is long unanswered gets company.

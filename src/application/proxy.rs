@@ -23,7 +23,7 @@ use crate::domain::balance::Tier;
 use crate::domain::time::Time;
 use crate::infrastructure::ShutdownController;
 use crate::infrastructure::log_sink::LogWriter;
-use crate::infrastructure::reactor::{Event, Reactor};
+use crate::infrastructure::reactor::{Event, Interest, Reactor};
 use crate::infrastructure::shutdown::Drain;
 use crate::infrastructure::slab::{Key, Slab};
 
@@ -111,6 +111,8 @@ enum Stage {
 
 struct Relaying {
     relay: Relay,
+    /// Which of the connection's sockets the backend's is.
+    backend_part: u8,
     slot: Slot,
     hold: Option<(Hold, Duration)>,
     tier: Tier,
@@ -156,7 +158,7 @@ impl Proxy {
     pub fn accepted(&mut self, socket: OwnedFd, client: SocketAddr, listener: u16, now: Time) {
         let shared = Arc::clone(&self.shared);
         let snapshot = shared.snapshot.load();
-        let end = End::new(socket, true, false);
+        let end = End::new(socket, true, Interest { reads: true, writes: false });
 
         let ip = client.ip();
         let admitted = admission::admit(ip, &snapshot.admission, &shared.shutdown, &shared.clients);
@@ -338,7 +340,7 @@ impl Proxy {
         connected: Connected,
         now: Time,
     ) -> Box<Connection> {
-        let Connected { socket, tries, routed } = connected;
+        let Connected { socket, attempt, tries, routed } = connected;
         let Connection { client, admitted, listener, location, key, accepted, idle_ticks, stage } =
             *connection;
         let Stage::Dialing { client: client_end, dial } = stage else {
@@ -348,7 +350,11 @@ impl Proxy {
         let number = routed.slot.upstream().number;
         let hold = routed.binds.then(|| (self.shared.affinity.bind(key, number, ttl, now), ttl));
         let relaying = Relaying {
-            relay: Relay::new(client_end, End::new(socket, false, true)),
+            relay: Relay::new(
+                client_end,
+                End::new(socket, false, Interest { reads: true, writes: true }),
+            ),
+            backend_part: u8::try_from(attempt + 1).unwrap_or_default(),
             slot: routed.slot,
             hold,
             tier: routed.tier,
@@ -385,7 +391,7 @@ impl Proxy {
     }
 
     fn turn(&mut self, id: Key, mut connection: Box<Connection>, now: Time) {
-        let Stage::Relaying(Relaying { relay, .. }) = &mut connection.stage else {
+        let Stage::Relaying(Relaying { relay, backend_part, .. }) = &mut connection.stage else {
             return self.connections.put(id, connection);
         };
         match relay.turn(&mut self.tools) {
@@ -393,12 +399,13 @@ impl Proxy {
             Turn::More => self.unfinished.push(id),
             Turn::Waits => {}
         }
-        if relay.client.wants_write_events() {
-            let socket = relay.client.socket();
-            if self.reactor.watch_writes_too(socket, id.token(CLIENT)).is_err() {
+        for side in [Side::Client, Side::Backend] {
+            let part = if side == Side::Client { CLIENT } else { usize::from(*backend_part) };
+            if let Some((socket, interest)) = relay.rewatch(side)
+                && self.reactor.rewatch(socket, id.token(part), interest).is_err()
+            {
                 return self.end(id, connection, Reason::Internal, now);
             }
-            relay.client.watches_writes = true;
         }
         self.connections.put(id, connection);
     }
@@ -503,7 +510,7 @@ impl Proxy {
                 left.backend = dial.last().cloned();
                 end.reset();
             }
-            Stage::Relaying(Relaying { mut relay, slot, hold, tier, tries, setup }) => {
+            Stage::Relaying(Relaying { mut relay, slot, hold, tier, tries, setup, .. }) => {
                 relay.give_back(&mut self.tools);
                 left.tries = tries;
                 left.tier = Some(tier);

@@ -13,10 +13,13 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt}
 use rustix::pipe::{SpliceFlags, splice};
 
 use crate::infrastructure::pipes::{Pipe, Pipes};
-use crate::infrastructure::reactor::Event;
+use crate::infrastructure::reactor::{Event, Interest};
 
-/// Size of the scratch buffer: what one read brings at most.
-pub const SCRATCH: usize = 64 << 10;
+/// Size of the scratch buffer: what one read brings at most. A little less than the largest segment
+/// of the loopback interface, so that what is read at once is not sent as a full segment and a crumb.
+pub const SCRATCH: usize = 60 << 10;
+/// Most that goes through a pipe at once: a few such segments, small enough to stay in the caches.
+const PIPED: usize = 4 * SCRATCH;
 /// Full reads in a row that make a flow bulk.
 const BULK_AFTER: u8 = 4;
 /// And how many small ones more than that, in a row, make it a trickle again.
@@ -57,14 +60,14 @@ pub struct End {
     /// end after one write, which Nagle's algorithm does not delay.
     nodelay: bool,
     written: bool,
-    /// Whether the reactor tells when it can be written.
-    pub watches_writes: bool,
+    /// What the reactor tells of it.
+    watched: Interest,
 }
 
 impl End {
     /// A socket of which nothing is known yet but that it can be written.
     #[must_use]
-    pub const fn new(socket: OwnedFd, nodelay: bool, watches_writes: bool) -> Self {
+    pub const fn new(socket: OwnedFd, nodelay: bool, watched: Interest) -> Self {
         Self {
             socket,
             readable: false,
@@ -73,7 +76,7 @@ impl End {
             writable: true,
             nodelay,
             written: false,
-            watches_writes,
+            watched,
         }
     }
 
@@ -81,12 +84,6 @@ impl End {
     #[must_use]
     pub const fn socket(&self) -> &OwnedFd {
         &self.socket
-    }
-
-    /// Whether it waits to be written and is not told when it can be.
-    #[must_use]
-    pub const fn wants_write_events(&self) -> bool {
-        !self.writable && !self.watches_writes
     }
 
     /// Notes an event.
@@ -195,6 +192,22 @@ impl Relay {
         if more { Turn::More } else { Turn::Waits }
     }
 
+    /// What the reactor should tell of a side from now on, when that is not what it tells.
+    /// A source whose sink is full would be told of with every segment that arrives, for nothing.
+    pub fn rewatch(&mut self, side: Side) -> Option<(&OwnedFd, Interest)> {
+        let (end, flow) = match side {
+            Side::Client => (&mut self.client, &self.up),
+            Side::Backend => (&mut self.backend, &self.down),
+        };
+        let reads = flow.held.is_empty();
+        let wanted = Interest { reads, writes: end.watched.writes || !end.writable };
+        if wanted == end.watched {
+            return None;
+        }
+        end.watched = wanted;
+        Some((&end.socket, wanted))
+    }
+
     /// Notes that a side has failed, which a flow that reads nothing more would not notice.
     #[must_use]
     pub fn failed(&self, side: Side) -> Option<Ending> {
@@ -273,6 +286,16 @@ enum Held {
         from: usize,
     },
     Piped(Box<Piped>),
+}
+
+impl Held {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Bytes { bytes, from } => *from == bytes.len(),
+            Self::Piped(piped) => piped.filled == 0,
+        }
+    }
 }
 
 /// A pipe lent to a flow, and how much is in it.
@@ -383,10 +406,10 @@ impl Flow {
             self.held = Held::Piped(Box::new(Piped { pipe, filled: 0 }));
         }
         let Held::Piped(piped) = &mut self.held else { return Ok(0) };
-        sink.before_write(piped.pipe.capacity);
+        sink.before_write(PIPED);
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         let (socket, pipe) = (&source.socket, &piped.pipe);
-        match retry(|| splice(socket, None, &pipe.input, None, pipe.capacity, flags)) {
+        match retry(|| splice(socket, None, &pipe.input, None, pipe.capacity.min(PIPED), flags)) {
             Ok(0) => {
                 self.source_ended = true;
                 Ok(0)

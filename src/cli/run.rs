@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 use crate::app::Edge;
 use crate::config::{Config, ConfigError, ConfigErrors, LogFormat};
 use crate::infrastructure::log_sink::LogSink;
+use crate::infrastructure::shutdown_signal;
 
 /// Serves until a signal.
 pub(super) fn run(file: Option<PathBuf>) -> anyhow::Result<u8> {
@@ -26,7 +27,7 @@ fn serve(config: Config) -> anyhow::Result<u8> {
     };
     super::runtime()?.block_on(async {
         let edge = Edge::start(config, access_log).await?;
-        edge.run().await;
+        edge.run(shutdown_signal()).await;
         Ok(0)
     })
 }

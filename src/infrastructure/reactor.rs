@@ -67,6 +67,15 @@ const END: EventFlags = EventFlags::ERR.union(EventFlags::HUP);
 const READ: EventFlags =
     EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::PRI).union(EventFlags::ET);
 
+/// What is to be told of a connection. Failures are always told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interest {
+    /// When it can be read.
+    pub reads: bool,
+    /// When it can be written.
+    pub writes: bool,
+}
+
 /// Wakes a reactor from another thread.
 #[derive(Clone, Debug)]
 pub struct Waker(Arc<OwnedFd>);
@@ -138,12 +147,14 @@ impl Reactor {
         epoll::add(&self.epoll, socket, EventData::new_u64(token.0), READ | EventFlags::OUT)
     }
 
-    /// From now on tells also when a connection that is watched for reads can be written.
+    /// Changes what is told of a connection that is watched. What is so already is told at once.
     ///
     /// # Errors
     /// As [`watch_reads`](Self::watch_reads).
-    pub fn watch_writes_too(&self, socket: impl AsFd, token: Token) -> io::Result<()> {
-        epoll::modify(&self.epoll, socket, EventData::new_u64(token.0), READ | EventFlags::OUT)
+    pub fn rewatch(&self, socket: impl AsFd, token: Token, interest: Interest) -> io::Result<()> {
+        let reads = if interest.reads { READ } else { EventFlags::ET };
+        let writes = if interest.writes { EventFlags::OUT } else { EventFlags::empty() };
+        epoll::modify(&self.epoll, socket, EventData::new_u64(token.0), reads | writes)
     }
 
     /// Tells, at every wait, while connections wait to be accepted.
