@@ -54,7 +54,9 @@ pub struct End {
     socket: OwnedFd,
     readable: bool,
     read_closed: bool,
-    urgent: bool,
+    /// Short reads do not tell that the socket is empty: there is urgent data, at which they stop,
+    /// or an error after the last byte.
+    unsure: bool,
     writable: bool,
     /// Whether small writes go out at once. Set late where it is not inherited: many connections
     /// end after one write, which Nagle's algorithm does not delay.
@@ -72,7 +74,7 @@ impl End {
             socket,
             readable: false,
             read_closed: false,
-            urgent: false,
+            unsure: false,
             writable: true,
             nodelay,
             written: false,
@@ -90,7 +92,7 @@ impl End {
     pub const fn note(&mut self, event: Event) {
         self.readable |= event.readable();
         self.read_closed |= event.read_closed();
-        self.urgent |= event.urgent();
+        self.unsure |= event.urgent() || event.failed();
         self.writable |= event.writable();
     }
 
@@ -369,9 +371,8 @@ impl Flow {
             self.full = self.full.saturating_add(1);
         } else {
             self.full = 0;
-            // A short read has emptied the socket; after it, the end that was announced is reached.
-            // Urgent data makes reads stop short too, so then only the system's word counts.
-            if !source.urgent {
+            // A short read has emptied the socket, and after it the end that was announced.
+            if !source.unsure {
                 source.readable = false;
                 self.source_ended = source.read_closed;
             }
@@ -501,3 +502,6 @@ fn retry<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

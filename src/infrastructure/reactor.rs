@@ -38,10 +38,11 @@ impl Event {
         self.flags.intersects(EventFlags::IN.union(EventFlags::RDHUP).union(END))
     }
 
-    /// The peer has sent its last byte, and all of them have arrived.
+    /// The peer has sent its last byte, and all of them have arrived. Not so after a reset, which
+    /// closes for reading too.
     #[must_use]
     pub const fn read_closed(self) -> bool {
-        self.flags.contains(EventFlags::RDHUP)
+        self.flags.contains(EventFlags::RDHUP) && !self.failed()
     }
 
     /// There is room to write, or an error to find out about.
