@@ -37,7 +37,7 @@ Exit codes: 0 ok, 1 runtime, 2 usage, 3 no eligible backend, 69 registry unavail
 #[derive(Parser)]
 #[command(name = "edge-proxy", version, about, after_help = EXAMPLES)]
 struct Arguments {
-    /// Configuration file [env: EDGEPROXY_CONFIG] [default: /etc/edgeproxy/config.toml if it exists]
+    /// Configuration file; else `EDGEPROXY_CONFIG`, else /etc/edgeproxy/config.toml if it exists
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -105,19 +106,15 @@ pub enum Format {
     Json,
 }
 
-/// What a line tells.
+/// What is left of a connection.
 #[derive(Debug)]
-pub struct Record<'a> {
+pub struct Record {
     /// The client.
     pub client: SocketAddr,
-    /// Where it is.
+    /// The country that it is in.
     pub country: Option<Country>,
-    /// Where it is.
-    pub region: Option<&'a Region>,
-    /// What it asked for.
-    pub app: Option<&'a App>,
     /// Where it was carried, or tried last.
-    pub backend: Option<&'a Upstream>,
+    pub backend: Option<Arc<Upstream>>,
     /// How near that is.
     pub tier: Option<Tier>,
     /// Dials that were begun.
@@ -134,16 +131,51 @@ pub struct Record<'a> {
     pub reason: Reason,
 }
 
+impl Record {
+    /// A connection that got nowhere.
+    #[must_use]
+    pub const fn new(client: SocketAddr, reason: Reason) -> Self {
+        Self {
+            client,
+            country: None,
+            backend: None,
+            tier: None,
+            tries: 0,
+            sent: 0,
+            received: 0,
+            setup: None,
+            total: Duration::ZERO,
+            reason,
+        }
+    }
+}
+
+/// What a client asked for and where it is, by the table in force.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked<'a> {
+    /// The app.
+    pub app: Option<&'a App>,
+    /// The client's region.
+    pub region: Option<&'a Region>,
+}
+
 /// Appends a line about a connection that ended at `wall` (time since the Unix epoch).
-pub fn write_line(out: &mut Vec<u8>, format: Format, wall: Duration, record: &Record<'_>) {
+pub fn write_line(
+    out: &mut Vec<u8>,
+    format: Format,
+    wall: Duration,
+    asked: Asked<'_>,
+    record: &Record,
+) {
     let mut line = Line { out, json: format == Format::Json };
+    let backend = record.backend.as_deref();
     line.begin(wall);
     line.peer("client", record.client);
     line.text("country", record.country.as_ref().map(Country::as_str));
-    line.text("region", record.region.map(Region::as_str));
-    line.text("app", record.app.map(App::as_str));
-    line.text("backend", record.backend.map(|b| b.id.as_str()));
-    line.text("backend_region", record.backend.map(|b| b.region.as_str()));
+    line.text("region", asked.region.map(Region::as_str));
+    line.text("app", asked.app.map(App::as_str));
+    line.text("backend", backend.map(|b| b.id.as_str()));
+    line.text("backend_region", backend.map(|b| b.region.as_str()));
     line.number("tier", record.tier.map(|tier| u64::from(tier.number())));
     line.number("tries", Some(u64::from(record.tries)));
     line.number("sent", Some(record.sent));
@@ -312,21 +344,16 @@ mod tests {
     fn line(format: Format, client: &str) -> String {
         let app: App = "web".parse().unwrap();
         let record = Record {
-            client: client.parse().unwrap(),
             country: "BR".parse().ok(),
-            region: None,
-            app: Some(&app),
-            backend: None,
             tier: Some(Tier::Far),
             tries: 2,
-            sent: 0,
             received: u64::MAX,
-            setup: None,
             total: Duration::from_micros(12_034),
-            reason: Reason::ConnectFailed,
+            ..Record::new(client.parse().unwrap(), Reason::ConnectFailed)
         };
+        let asked = Asked { app: Some(&app), region: None };
         let mut out = Vec::new();
-        write_line(&mut out, format, Duration::from_millis(1_798_761_600_007), &record);
+        write_line(&mut out, format, Duration::from_millis(1_798_761_600_007), asked, &record);
         String::from_utf8(out).unwrap()
     }
 

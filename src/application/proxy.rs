@@ -1,6 +1,8 @@
 //! One worker's connections, each carried through every stage. Nothing here waits: what cannot go on
 //! now is taken up again by an event or at a time.
 
+mod upkeep;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::SocketAddr;
@@ -10,33 +12,27 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::account::{self, Ended, Format, Reason, Record};
+use super::account::{self, Asked, Ended, Format, Reason, Record};
 use super::admission::{self, Admitted, ClientCounts};
 use super::connect::{self, Connected, Demotions, Dial, Progress};
 use super::locate::{Geo, Location};
 use super::relay::{self, End, Ending, Relay, Side, Turn};
-use super::route::{self, Client};
-use super::upstreams::{AppTable, Slot, Tables, Upstream};
+use super::route::{self, Client, Routed};
+use super::upstreams::{AppTable, Slot, Tables};
 use crate::clock;
 use crate::domain::affinity::{Affinity, Hold, Key as AffinityKey};
-use crate::domain::balance::Tier;
+use crate::domain::balance::{Origin, Tier};
 use crate::domain::time::Time;
 use crate::infrastructure::ShutdownController;
 use crate::infrastructure::log_sink::LogWriter;
 use crate::infrastructure::reactor::{Event, Interest, Reactor};
-use crate::infrastructure::shutdown::Drain;
 use crate::infrastructure::slab::{Key, Slab};
+use upkeep::Forcing;
 
 /// The client's socket among a connection's; the dials' sockets come after it.
 const CLIENT: usize = 0;
 /// Ticks of the slab's ages: an eighth of a second, so that 32 bits last for 17 years.
 const TICKS_PER_SEC: u32 = 8;
-/// How often connections are looked over for idle ones.
-const SWEEP: Duration = Duration::from_millis(250);
-/// When a connection counts as long-lived and is worth keepalives, in ticks.
-const SETTLED: u32 = 30 * TICKS_PER_SEC;
-/// How often some connections are closed while a drain runs out of time.
-const FORCE_STEP: Duration = Duration::from_millis(20);
 
 /// What all workers read. Swapped whole by the control plane.
 pub struct Snapshot {
@@ -85,11 +81,17 @@ pub struct Proxy {
     forcing: Option<Forcing>,
 }
 
-/// Connections being closed because a drain runs out of time.
-struct Forcing {
-    drain: Drain,
-    left: Option<usize>,
-    next: Time,
+/// A client that may come in, and a place for it.
+struct Welcome {
+    id: Key,
+    client: SocketAddr,
+    listener: u16,
+    admitted: Admitted,
+    location: Location,
+    key: AffinityKey,
+    table: Arc<AppTable>,
+    origin: Origin,
+    routed: Routed,
 }
 
 /// A connection from its admission to its end.
@@ -119,6 +121,20 @@ struct Relaying {
     tries: u32,
     setup: Duration,
 }
+
+/// What a worker lends to the dial of connection `$id`: disjoint parts of it, which no method could
+/// lend while the connection is out of the slab.
+macro_rules! dial_tools {
+    ($self:ident, $id:expr) => {
+        connect::Tools {
+            reactor: &$self.reactor,
+            key: $id,
+            draw: &mut |below| $self.rng.u64(..below),
+            demotions: &$self.shared.demotions,
+        }
+    };
+}
+use dial_tools;
 
 impl Proxy {
     /// A worker with no connections.
@@ -151,60 +167,66 @@ impl Proxy {
         self.connections.is_empty()
     }
 
-    /// Takes a connection through every stage as far as it goes without waiting:
-    /// admission, locate, route, connect. Relay and account follow by events.
+    /// Takes a connection through every stage as far as it goes without waiting: admission, locate,
+    /// route, connect. Relay and account follow by events.
     ///
     /// `client` is who speaks: the peer, or whom a trusted PROXY protocol header names.
     pub fn accepted(&mut self, socket: OwnedFd, client: SocketAddr, listener: u16, now: Time) {
-        let shared = Arc::clone(&self.shared);
-        let snapshot = shared.snapshot.load();
+        let snapshot = Arc::clone(&self.shared).snapshot.load_full();
         let end = End::new(socket, true, Interest { reads: true, writes: false });
-
-        let ip = client.ip();
-        let admitted = admission::admit(ip, &snapshot.admission, &shared.shutdown, &shared.clients);
-        let admitted = match admitted {
-            Ok(admitted) => admitted,
-            Err(reason) => {
-                return self.refuse(end, client, listener, Location::default(), now, reason);
+        match self.welcome(&snapshot, client, listener, now) {
+            Ok(welcome) => self.connect(welcome, end, snapshot.dial, now),
+            Err((location, reason)) => {
+                end.reset();
+                let country = location.country;
+                let record = Record { country, ..Record::new(client, reason) };
+                self.account(listener, location, &record, now);
             }
-        };
+        }
+    }
 
+    /// Who comes, from where, and to whom.
+    fn welcome(
+        &mut self,
+        snapshot: &Snapshot,
+        client: SocketAddr,
+        listener: u16,
+        now: Time,
+    ) -> Result<Welcome, (Location, Reason)> {
+        let Shared { shutdown, clients, affinity, .. } = &*self.shared;
+        let ip = client.ip();
+
+        let admitted = admission::admit(ip, &snapshot.admission, shutdown, clients)
+            .map_err(|reason| (Location::default(), reason))?;
         let location = snapshot.geo.locate(ip);
+        let refused = |reason| (location, reason);
 
-        let Some(table) = snapshot.listeners.get(usize::from(listener)).and_then(Option::as_ref)
-        else {
-            return self.refuse(end, client, listener, location, now, Reason::NoBackend);
-        };
+        let table = snapshot.table(listener).ok_or(refused(Reason::NoBackend))?;
         let origin = table.layout.origin(location.country, location.at_pop);
         let key = (ip.into(), table.number);
         let mut draw = |below| self.rng.u64(..below);
-        let asking = Client { key, origin };
-        let routed = match route::first(table, asking, &shared.affinity, now, &mut draw) {
-            Ok(routed) => routed,
-            Err(reason) => return self.refuse(end, client, listener, location, now, reason),
-        };
+        let routed = route::first(table, Client { key, origin }, affinity, now, &mut draw)
+            .map_err(refused)?;
 
-        let Some(id) = self.connections.reserve(ticks(now)) else {
-            return self.refuse(end, client, listener, location, now, Reason::Internal);
-        };
-        if let Err(error) = self.reactor.watch_reads(end.socket(), id.token(CLIENT)) {
-            tracing::warn!(%error, "a connection cannot be watched");
-            self.connections.free(id);
-            return self.refuse(end, client, listener, location, now, Reason::Internal);
-        }
+        let id = self.connections.reserve(ticks(now)).ok_or(refused(Reason::Internal))?;
+        let table = Arc::clone(table);
+        Ok(Welcome { id, client, listener, admitted, location, key, table, origin, routed })
+    }
+
+    /// Begins to connect a client to its backend.
+    fn connect(&mut self, welcome: Welcome, end: End, rules: connect::Rules, now: Time) {
+        let Welcome { id, client, listener, admitted, location, key, table, origin, routed } =
+            welcome;
+        let watched = self.reactor.watch_reads(end.socket(), id.token(CLIENT));
         let idle = u32::try_from(table.rules.idle_timeout.as_secs()).unwrap_or(u32::MAX);
-        let mut dial = Box::new(Dial::new(Arc::clone(table), origin, snapshot.dial));
-        let mut draw = |below| self.rng.u64(..below);
-        let progress = dial.begin(
-            routed,
-            now,
-            &mut connect::Tools {
-                reactor: &self.reactor,
-                key: id,
-                draw: &mut draw,
-                demotions: &shared.demotions,
-            },
-        );
+        let mut dial = Box::new(Dial::new(table, origin, rules));
+        let progress = match watched {
+            Ok(()) => dial.begin(routed, now, &mut dial_tools!(self, id)),
+            Err(error) => {
+                tracing::warn!(%error, "a connection cannot be watched");
+                Progress::Failed(Reason::Internal)
+            }
+        };
         let connection = Box::new(Connection {
             client,
             admitted,
@@ -233,14 +255,7 @@ impl Proxy {
                 }
             }
             Stage::Dialing { dial, .. } => {
-                let mut draw = |below| self.rng.u64(..below);
-                let mut tools = connect::Tools {
-                    reactor: &self.reactor,
-                    key: id,
-                    draw: &mut draw,
-                    demotions: &self.shared.demotions,
-                };
-                let progress = dial.event(part - 1, event, now, &mut tools);
+                let progress = dial.event(part - 1, event, now, &mut dial_tools!(self, id));
                 self.dialled(id, connection, progress, now);
             }
             Stage::Relaying(Relaying { relay, .. }) => {
@@ -256,52 +271,6 @@ impl Proxy {
                 }
             }
         }
-    }
-
-    /// When to come back without an event; `None` = only for events.
-    #[must_use]
-    pub fn wake_at(&mut self, now: Time) -> Option<Time> {
-        if !self.unfinished.is_empty() {
-            return Some(now);
-        }
-        while let Some(Reverse((_, id))) = self.deadlines.peek() {
-            if self.connections.contains(*id) {
-                break;
-            }
-            self.deadlines.pop();
-        }
-        let dial = self.deadlines.peek().map(|Reverse((at, _))| *at);
-        let sweep = (!self.connections.is_empty()).then(|| self.swept + SWEEP);
-        let force = self.forcing.as_ref().map(|forcing| forcing.next);
-        [dial, sweep, force, self.log.due()].into_iter().flatten().min()
-    }
-
-    /// Does what is due.
-    pub fn time(&mut self, now: Time) {
-        for id in std::mem::take(&mut self.unfinished) {
-            if let Some(connection) = self.connections.take(id) {
-                self.connections.touch(id, ticks(now));
-                self.turn(id, connection, now);
-            }
-        }
-        while let Some(Reverse((at, id))) = self.deadlines.peek().copied() {
-            if at > now {
-                break;
-            }
-            self.deadlines.pop();
-            self.dial_time(id, now);
-        }
-        if now.since(self.swept) >= SWEEP {
-            self.swept = now;
-            self.sweep(now);
-        }
-        self.force(now);
-        self.log.flush_if_due(now);
-    }
-
-    /// Lets open connections end by themselves until the drain runs out of time.
-    pub fn drain(&mut self, drain: Drain) {
-        self.forcing = Some(Forcing { drain, left: None, next: drain.force_from });
     }
 
     fn dialled(&mut self, id: Key, mut connection: Box<Connection>, progress: Progress, now: Time) {
@@ -374,22 +343,6 @@ impl Proxy {
         })
     }
 
-    fn dial_time(&mut self, id: Key, now: Time) {
-        let Some(mut connection) = self.connections.take(id) else { return };
-        let Stage::Dialing { dial, .. } = &mut connection.stage else {
-            return self.connections.put(id, connection);
-        };
-        let mut draw = |below| self.rng.u64(..below);
-        let mut tools = connect::Tools {
-            reactor: &self.reactor,
-            key: id,
-            draw: &mut draw,
-            demotions: &self.shared.demotions,
-        };
-        let progress = dial.time(now, &mut tools);
-        self.dialled(id, connection, progress, now);
-    }
-
     fn turn(&mut self, id: Key, mut connection: Box<Connection>, now: Time) {
         let Stage::Relaying(Relaying { relay, backend_part, .. }) = &mut connection.stage else {
             return self.connections.put(id, connection);
@@ -420,104 +373,26 @@ impl Proxy {
         self.end(id, connection, reason, now);
     }
 
-    /// Looks over all connections: ends the idle ones, asks after the long-lived ones.
-    fn sweep(&mut self, now: Time) {
-        let tick = ticks(now);
-        let shortest = self.shortest_idle_timeout();
-        let due: Vec<Key> = self
-            .connections
-            .ages()
-            .filter(|(_, age)| {
-                let settles = !age.settled && tick.wrapping_sub(age.born) >= SETTLED;
-                settles || tick.wrapping_sub(age.touched) >= shortest
-            })
-            .map(|(id, _)| id)
-            .collect();
-        for id in due {
-            let Some(age) = self.connections.age(id) else { continue };
-            let Some(connection) = self.connections.take(id) else { continue };
-            let Stage::Relaying(Relaying { relay, .. }) = &connection.stage else {
-                self.connections.put(id, connection);
-                continue;
-            };
-            if tick.wrapping_sub(age.touched) >= connection.idle_ticks {
-                self.end(id, connection, Reason::Idle, now);
-                continue;
-            }
-            if !age.settled && tick.wrapping_sub(age.born) >= SETTLED {
-                relay.client.keep_alive();
-                relay.backend.keep_alive();
-                self.connections.settle(id);
-            }
-            self.connections.put(id, connection);
-        }
-        if self.connections.is_empty() {
-            self.tools.pipes.release();
-        }
-    }
-
-    fn shortest_idle_timeout(&self) -> u32 {
-        let snapshot = self.shared.snapshot.load();
-        let secs = snapshot.tables.values().map(|table| table.rules.idle_timeout.as_secs()).min();
-        let secs = secs.and_then(|secs| u32::try_from(secs).ok()).unwrap_or(0);
-        secs.saturating_mul(TICKS_PER_SEC)
-    }
-
-    /// Closes as many connections as the time left demands, so that the last goes at the deadline.
-    fn force(&mut self, now: Time) {
-        let Some(forcing) = &mut self.forcing else { return };
-        if now < forcing.next {
-            return;
-        }
-        forcing.next = now + FORCE_STEP;
-        let Drain { force_from, deadline } = forcing.drain;
-        let at_start = *forcing.left.get_or_insert(self.connections.len());
-        let span = deadline.since(force_from).as_millis().max(1);
-        let left = deadline.since(now).as_millis();
-        let may_stay = usize::try_from(at_start as u128 * left / span).unwrap_or(usize::MAX);
-        let surplus = self.connections.len().saturating_sub(may_stay);
-        let ids: Vec<Key> = self.connections.ages().map(|(id, _)| id).take(surplus).collect();
-        for id in ids {
-            if let Some(connection) = self.connections.take(id) {
-                connection.admitted.force();
-                self.end(id, connection, Reason::Drained, now);
-            }
-        }
-    }
-
-    /// Turns a client away that has no connection yet.
-    fn refuse(
-        &mut self,
-        end: End,
-        client: SocketAddr,
-        listener: u16,
-        location: Location,
-        now: Time,
-        reason: Reason,
-    ) {
-        end.reset();
-        self.account(&Remains::new(client, listener, location, now, reason), now);
-    }
-
     /// The end of a connection, whatever its stage.
     fn end(&mut self, id: Key, connection: Box<Connection>, reason: Reason, now: Time) {
         self.connections.free(id);
         let Connection { client, listener, location, accepted, stage, admitted, .. } = *connection;
-        let mut left = Remains::new(client, listener, location, accepted, reason);
+        let mut record = Record::new(client, reason);
+        record.total = now.since(accepted);
         match stage {
             Stage::Dialing { client: end, dial } => {
-                left.tries = u32::try_from(dial.tries()).unwrap_or(u32::MAX);
-                left.backend = dial.last().cloned();
+                record.tries = u32::try_from(dial.tries()).unwrap_or(u32::MAX);
+                record.backend = dial.last().cloned();
                 end.reset();
             }
             Stage::Relaying(Relaying { mut relay, slot, hold, tier, tries, setup, .. }) => {
                 relay.give_back(&mut self.tools);
-                left.tries = tries;
-                left.tier = Some(tier);
-                left.setup = Some(setup);
-                left.sent = relay.sent();
-                left.received = relay.received();
-                left.backend = Some(Arc::clone(slot.upstream()));
+                record.tries = tries;
+                record.tier = Some(tier);
+                record.setup = Some(setup);
+                record.sent = relay.sent();
+                record.received = relay.received();
+                record.backend = Some(Arc::clone(slot.upstream()));
                 match reason {
                     Reason::ClientReset => relay.reset(Ending::Reset(Side::Client)),
                     Reason::BackendReset => relay.reset(Ending::Reset(Side::Backend)),
@@ -530,83 +405,37 @@ impl Proxy {
                 drop(slot);
             }
         }
-        self.account(&left, now);
+        self.account(listener, location, &record, now);
         // Last, so that who waits for the last connection finds its line in the log's hands.
         drop(admitted);
     }
 
-    fn account(&mut self, left: &Remains, now: Time) {
-        self.ended.count(left.reason);
-        if left.reason.is_admission() {
+    fn account(&mut self, listener: u16, location: Location, record: &Record, now: Time) {
+        self.ended.count(record.reason);
+        if record.reason.is_admission() {
             return;
         }
-        let (shared, format) = (&self.shared, self.shared.format);
+        let shared = &self.shared;
         self.log.line(now, |out| {
             let snapshot = shared.snapshot.load();
-            let table = snapshot.listeners.get(usize::from(left.listener)).and_then(Option::as_ref);
+            let table = snapshot.table(listener);
             let region = table.and_then(|table| {
-                let Location { country, at_pop } = left.location;
-                table.layout.region_name(table.layout.origin(country, at_pop))
+                table.layout.region_name(table.layout.origin(location.country, location.at_pop))
             });
-            let record = Record {
-                client: left.client,
-                country: left.location.country,
-                region,
-                app: table.map(|table| &table.name),
-                backend: left.backend.as_deref(),
-                tier: left.tier,
-                tries: left.tries,
-                sent: left.sent,
-                received: left.received,
-                setup: left.setup,
-                total: now.since(left.accepted),
-                reason: left.reason,
-            };
-            account::write_line(out, format, clock::wall(), &record);
+            let asked = Asked { app: table.map(|table| &table.name), region };
+            account::write_line(out, shared.format, clock::wall(), asked, record);
         });
     }
 }
 
-/// What is left of a connection.
-struct Remains {
-    client: SocketAddr,
-    listener: u16,
-    location: Location,
-    accepted: Time,
-    reason: Reason,
-    backend: Option<Arc<Upstream>>,
-    tier: Option<Tier>,
-    tries: u32,
-    sent: u64,
-    received: u64,
-    setup: Option<Duration>,
-}
-
-impl Remains {
-    const fn new(
-        client: SocketAddr,
-        listener: u16,
-        location: Location,
-        accepted: Time,
-        reason: Reason,
-    ) -> Self {
-        Self {
-            client,
-            listener,
-            location,
-            accepted,
-            reason,
-            backend: None,
-            tier: None,
-            tries: 0,
-            sent: 0,
-            received: 0,
-            setup: None,
-        }
+impl Snapshot {
+    /// The table of the app that a listener serves.
+    fn table(&self, listener: u16) -> Option<&Arc<AppTable>> {
+        self.listeners.get(usize::from(listener)).and_then(Option::as_ref)
     }
 }
 
 fn ticks(now: Time) -> u32 {
-    u32::try_from(now.nanos() / (1_000_000_000 / u64::from(TICKS_PER_SEC)) & u64::from(u32::MAX))
-        .unwrap_or_default()
+    let ticks = now.nanos() / (1_000_000_000 / u64::from(TICKS_PER_SEC));
+    u32::try_from(ticks & u64::from(u32::MAX)).unwrap_or_default()
 }

@@ -50,6 +50,7 @@ impl Default for Tools {
 
 /// One of a connection's two sockets, and what is known of its readiness.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about a socket")]
 pub struct End {
     socket: OwnedFd,
     readable: bool,
@@ -379,10 +380,7 @@ impl Flow {
         }
         let bytes = &tools.scratch[..read];
         sink.before_write(read);
-        let written = match write(&sink.socket, bytes) {
-            Ok(written) => written,
-            Err(_) => return Err(Pumped::SinkFailed),
-        };
+        let Ok(written) = write(&sink.socket, bytes) else { return Err(Pumped::SinkFailed) };
         self.moved += written as u64;
         if written < read {
             sink.writable = false;

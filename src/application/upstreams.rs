@@ -283,7 +283,7 @@ impl Roster {
         let eligible: Vec<Result<(), Ineligible>> =
             backends.iter().map(|backend| backend.eligible(unix_now)).collect();
         let chosen: Vec<usize> = (0..backends.len()).filter(|&i| eligible[i].is_ok()).collect();
-        let members = chosen
+        let members: Vec<Member> = chosen
             .iter()
             .map(|&i| Member {
                 region: backends[i].region.clone(),
@@ -295,7 +295,7 @@ impl Roster {
             .collect();
         let app_rules = rules.of(&name).clone();
         let (layout, order) =
-            Layout::new(members, &rules.pop_region, &rules.atlas, app_rules.spill);
+            Layout::new(&members, &rules.pop_region, &rules.atlas, app_rules.spill);
 
         let mut place_of = vec![0; backends.len()];
         let mut upstreams = Vec::with_capacity(order.len());

@@ -79,7 +79,7 @@ async fn demo() -> anyhow::Result<u8> {
                 }
             }
             // Without a terminal there is nobody to ask: only a signal ends it.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             () = asked => {}
@@ -105,7 +105,7 @@ fn source(folder: &Path, registry: &Path) -> anyhow::Result<Source> {
         ("RUST_LOG", "warn".into()),
     ];
     let env = env.map(|(name, value)| (name.to_owned(), value)).to_vec();
-    Ok(Source { env, file: Some(file), ..Source::default() })
+    Ok(Source { env, file: Some(file) })
 }
 
 fn free_port() -> anyhow::Result<u16> {

@@ -29,7 +29,7 @@ Exit code 3 when no backend is eligible.")]
 pub(super) struct Route {
     /// The client's address
     ip: IpAddr,
-    /// The app; needed when the registry holds several and EDGEPROXY_APP is not set
+    /// The app; needed when the registry holds several and `EDGEPROXY_APP` is not set
     #[arg(long)]
     app: Option<App>,
     /// As if this backend, or this whole region, were gone
@@ -81,24 +81,22 @@ impl Route {
     fn table(&self, config: &Config, tables: &Tables) -> anyhow::Result<Arc<AppTable>> {
         let wanted = self.app.as_ref().or(config.settings.app.as_ref());
         let names: Vec<&str> = tables.keys().map(App::as_str).collect();
-        match (wanted, names.as_slice()) {
-            (Some(app), _) => match tables.get(app) {
-                Some(table) => Ok(Arc::clone(table)),
-                None => bail!("no app {app} in this registry; it holds: {}", or_none(&names)),
-            },
-            (None, [_]) => {
-                Ok(tables.values().next().map(Arc::clone).unwrap_or_else(|| unreachable!()))
+        let names = names.join(", ");
+        let table = match wanted {
+            Some(app) => tables.get(app),
+            None if tables.len() > 1 => {
+                bail!("the registry holds several apps; --app must be one of: {names}")
             }
-            (None, []) => bail!("the registry is empty; `edge-proxy backends add` adds a backend"),
-            (None, _) => {
-                bail!("the registry holds several apps; --app must be one of: {}", or_none(&names))
+            None => tables.values().next(),
+        };
+        match (table, wanted) {
+            (Some(table), _) => Ok(Arc::clone(table)),
+            (None, Some(app)) if !tables.is_empty() => {
+                bail!("no app {app} in this registry; it holds: {names}")
             }
+            (None, _) => bail!("the registry is empty; `edge-proxy backends add` adds a backend"),
         }
     }
-}
-
-fn or_none(names: &[&str]) -> String {
-    if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
 fn print(explanation: &Explanation, at_pop: bool, out: &mut dyn Write) -> std::io::Result<()> {

@@ -154,12 +154,7 @@ impl Layout {
     /// # Panics
     /// Past 65,535 regions.
     #[must_use]
-    pub fn new(
-        given: Vec<Member>,
-        pop: &Region,
-        atlas: &Atlas,
-        spill: Spill,
-    ) -> (Self, Vec<usize>) {
+    pub fn new(given: &[Member], pop: &Region, atlas: &Atlas, spill: Spill) -> (Self, Vec<usize>) {
         let mut order: Vec<usize> = (0..given.len()).collect();
         order.sort_by_key(|&i| (&given[i].region, given[i].country, i));
         let members: Vec<Member> = order.iter().map(|&i| given[i].clone()).collect();

@@ -33,7 +33,7 @@ fn member(at: &str, of: &str, weight: u32, soft_limit: u32, hard_limit: u32) -> 
     Member { region: region(at), country: country(of), weight, soft_limit, hard_limit }
 }
 
-fn layout(members: Vec<Member>, spill: Spill) -> Layout {
+fn layout(members: &[Member], spill: Spill) -> Layout {
     Layout::new(members, &region("sa"), &Atlas::default(), spill).0
 }
 
@@ -89,7 +89,7 @@ proptest! {
     ) {
         let from = country(COUNTRIES[from]);
         let given: Vec<Member> = rows.iter().map(|row| row.0.clone()).collect();
-        let (layout, order) = Layout::new(given, &region("sa"), &Atlas::default(), spill);
+        let (layout, order) = Layout::new(&given, &region("sa"), &Atlas::default(), spill);
         let load = Observed {
             active: order.iter().map(|&i| rows[i].1).collect(),
             demoted: order.iter().map(|&i| rows[i].2).collect(),
@@ -122,7 +122,7 @@ proptest! {
 
     #[test]
     fn a_place_given_back_is_found_again(soft in 1..5_u32, size in 1..200_usize, seed: u64) {
-        let layout = layout(vec![member("sa", "BR", 1, soft, soft); size], Spill::Any);
+        let layout = layout(&vec![member("sa", "BR", 1, soft, soft); size], Spill::Any);
         let origin = layout.origin(country("BR"), false);
         let mut load = Observed { active: vec![soft; size], demoted: vec![false; size] };
         prop_assert_eq!(layout.pick(origin, &load, Avoid::default(), &mut seeded(seed)), None);
@@ -147,8 +147,7 @@ fn shares(layout: &Layout, load: &Observed, rounds: usize) -> Vec<usize> {
 
 #[test]
 fn idle_backends_share_in_proportion_to_weight() {
-    let layout =
-        layout(vec![member("sa", "BR", 1, 0, 0), member("sa", "BR", 10, 0, 0)], Spill::Any);
+    let layout = layout(&[member("sa", "BR", 1, 0, 0), member("sa", "BR", 10, 0, 0)], Spill::Any);
     let load = Observed { active: vec![0, 0], demoted: vec![false; 2] };
     let counts = shares(&layout, &load, 11_000);
     assert!((900..1_100).contains(&counts[0]), "{counts:?}");
@@ -158,7 +157,7 @@ fn idle_backends_share_in_proportion_to_weight() {
 fn long_connections_even_out_by_load_over_weight() {
     let given =
         vec![member("sa", "BR", 1, 0, 0), member("sa", "BR", 3, 0, 0), member("sa", "BR", 2, 0, 0)];
-    let layout = layout(given, Spill::Any);
+    let layout = layout(&given, Spill::Any);
     let mut load = Observed { active: vec![0; 3], demoted: vec![false; 3] };
     let mut draw = seeded(3);
     for _ in 0..600 {
@@ -173,7 +172,7 @@ fn long_connections_even_out_by_load_over_weight() {
 
 #[test]
 fn the_last_one_below_soft_among_ten_thousand_is_found() {
-    let layout = layout(vec![member("sa", "BR", 1, 5, 9); 10_000], Spill::Any);
+    let layout = layout(&vec![member("sa", "BR", 1, 5, 9); 10_000], Spill::Any);
     let mut load = Observed { active: vec![5; 10_000], demoted: vec![false; 10_000] };
     load.active[7_777] = 4;
     let counts = shares(&layout, &load, 50);
@@ -182,7 +181,7 @@ fn the_last_one_below_soft_among_ten_thousand_is_found() {
 
 #[test]
 fn a_client_at_the_pop_and_an_unknown_one_start_at_home() {
-    let layout = layout(vec![member("us", "US", 1, 0, 0), member("sa", "BR", 1, 0, 0)], Spill::Any);
+    let layout = layout(&[member("us", "US", 1, 0, 0), member("sa", "BR", 1, 0, 0)], Spill::Any);
     let load = Observed { active: vec![0; 2], demoted: vec![false; 2] };
     let tier_of =
         |origin| layout.pick(origin, &load, Avoid::default(), &mut seeded(1)).unwrap().tier;
@@ -196,7 +195,7 @@ fn a_client_at_the_pop_and_an_unknown_one_start_at_home() {
 
 #[test]
 fn a_region_to_avoid_is_avoided() {
-    let layout = layout(vec![member("sa", "BR", 9, 0, 0), member("us", "US", 1, 0, 0)], Spill::Any);
+    let layout = layout(&[member("sa", "BR", 9, 0, 0), member("us", "US", 1, 0, 0)], Spill::Any);
     let load = Observed { active: vec![0; 2], demoted: vec![false; 2] };
     let tried = [region("sa")];
     let avoid = Avoid { members: &[0], regions: &tried };
