@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 pub use listeners::AppError;
 
 use crate::adapters::inbound::listener::{self, BindError, Listener};
-use crate::adapters::inbound::worker::Worker;
+use crate::adapters::inbound::worker::{Ending, Worker};
 use crate::adapters::outbound::geo::{EmbeddedGeo, GeoError, MmdbGeo};
 use crate::adapters::outbound::sqlite::{Access, SqliteBackendRepository};
 use crate::application::account::Format;
@@ -65,8 +65,9 @@ pub enum StartError {
 /// A proxy that runs.
 pub struct Edge {
     shared: Arc<Shared>,
-    workers: Arc<Vec<Worker>>,
-    control: JoinSet<()>,
+    endings: Vec<Ending>,
+    /// The control plane's tasks, which end with this.
+    _control: JoinSet<()>,
     access_log: LogSink,
     addrs: Vec<SocketAddr>,
     config: Config,
@@ -134,6 +135,14 @@ impl Edge {
                 LogFormat::Json => Format::Json,
             },
         });
+        let started = bound.into_iter().enumerate().map(|(number, listeners)| {
+            Worker::start(number, listeners, Arc::clone(&shared), &access_log)
+        });
+        let (workers, endings): (Vec<Worker>, Vec<Ending>) =
+            started.collect::<std::io::Result<Vec<_>>>()?.into_iter().unzip();
+        let workers = Arc::new(workers);
+
+        let mut control = JoinSet::new();
         summary::started(
             &config,
             &addrs,
@@ -141,26 +150,15 @@ impl Edge {
             &repository,
             &*database,
             max_connections,
-            workers,
+            workers.len(),
         );
-
-        let workers = bound
-            .into_iter()
-            .enumerate()
-            .map(|(number, listeners)| {
-                Worker::start(number, listeners, Arc::clone(&shared), &access_log)
-            })
-            .collect::<std::io::Result<Vec<_>>>()?;
-        let workers = Arc::new(workers);
-
-        let mut control = JoinSet::new();
         let sync = registry::Sync { repository, registry, roster, rules, listening };
         control.spawn(sync.run(Arc::clone(&shared), settings.db_reload_secs.get()));
         control.spawn(probes::run(demoted));
         control.spawn(refusals::run(Arc::clone(&workers)));
         control.spawn(sweep(Arc::clone(&shared), settings.binding_gc_interval_secs.get()));
-        control.spawn(wake_for_drain(Arc::clone(&shared), Arc::clone(&workers)));
-        Ok(Self { shared, workers, control, access_log, addrs, config })
+        control.spawn(wake_for_drain(Arc::clone(&shared), workers));
+        Ok(Self { shared, endings, _control: control, access_log, addrs, config })
     }
 
     /// The addresses listened on.
@@ -170,14 +168,15 @@ impl Edge {
     }
 
     /// Serves until `until` returns, then drains. A signal during the drain returns at once.
-    pub async fn run(self, until: impl Future<Output = ()>) {
+    pub async fn run(mut self, until: impl Future<Output = ()>) {
         until.await;
         let settings = &self.config.settings;
         let delay = settings.shutdown_delay_secs.get();
+        let timeout = settings.shutdown_timeout_secs.get();
         tracing::info!("asked to stop: draining{}", after(delay));
         let drain = async {
             tokio::time::sleep(delay).await;
-            self.drain(settings.shutdown_timeout_secs.get()).await;
+            self.drain(timeout).await;
         };
         tokio::select! {
             () = drain => {}
@@ -186,28 +185,22 @@ impl Edge {
         self.access_log.flush();
     }
 
-    async fn drain(&self, timeout: Duration) {
-        let shutdown = &self.shared.shutdown;
+    async fn drain(&mut self, timeout: Duration) {
+        let shutdown = self.shared.shutdown.clone();
         let open = shutdown.open_connections();
-        tracing::info!(
-            open,
-            "no longer accepting; waiting for open connections, {timeout:?} at most"
-        );
-        if !shutdown.wait_for_drain(timeout).await && shutdown.open_connections() > 0 {
-            let _ = shutdown.wait_for_drain(LAST_CLOSES).await;
-        }
+        tracing::info!(open, "waiting for open connections, {timeout:?} at most");
+        let begun = clock::now();
+        shutdown.wait_for_drain(timeout).await;
+        // Workers end after the last connection that was waiting to be accepted, not before.
+        let left = timeout.saturating_sub(clock::now().since(begun)) + LAST_CLOSES;
+        let endings = async {
+            for ending in &mut self.endings {
+                ending.wait().await;
+            }
+        };
+        let _ = tokio::time::timeout(left, endings).await;
         let forced = shutdown.forced_connections();
         tracing::info!("drained {}, forced {forced}", open.saturating_sub(forced));
-    }
-}
-
-impl Drop for Edge {
-    fn drop(&mut self) {
-        // Workers hand over their last lines as they end, which a drain lets them do.
-        self.control.abort_all();
-        for worker in self.workers.iter() {
-            worker.wake();
-        }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::domain::balance::{Origin, Tier};
 use crate::domain::time::Time;
 use crate::infrastructure::ShutdownController;
 use crate::infrastructure::log_sink::LogWriter;
-use crate::infrastructure::reactor::{Event, Interest, Reactor};
+use crate::infrastructure::reactor::{Event, Interest, Reactor, Token};
 use crate::infrastructure::slab::{Key, Slab};
 use upkeep::Forcing;
 
@@ -271,6 +271,11 @@ impl Proxy {
                 }
             }
         }
+    }
+
+    /// Forgets a connection that was lost while an event of its was taken up.
+    pub fn abandon(&mut self, token: Token) {
+        self.connections.free(Key::of(token).0);
     }
 
     fn dialled(&mut self, id: Key, mut connection: Box<Connection>, progress: Progress, now: Time) {

@@ -1,8 +1,10 @@
 //! One thread of the data plane: its listeners, its connections, and nothing that can wait.
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::listener::Listener;
 use crate::application::account::Ended;
@@ -21,14 +23,14 @@ const LAST_HANDSHAKES: Duration = Duration::from_millis(50);
 /// A running worker.
 #[derive(Debug)]
 pub struct Worker {
-    thread: JoinHandle<()>,
     waker: Waker,
     /// How its connections ended.
     pub ended: Arc<Ended>,
 }
 
 impl Worker {
-    /// Starts a thread that serves `listeners` until a drain of `shared` ends.
+    /// Starts a thread that serves `listeners` until a drain of `shared` ends, which the second
+    /// value tells.
     ///
     /// # Errors
     /// When the system has no descriptors or threads left.
@@ -37,7 +39,7 @@ impl Worker {
         listeners: Vec<Listener>,
         shared: Arc<Shared>,
         log: &LogSink,
-    ) -> std::io::Result<Self> {
+    ) -> std::io::Result<(Self, Ending)> {
         let reactor = Reactor::new()?;
         let waker = reactor.waker();
         for listener in &listeners {
@@ -45,21 +47,28 @@ impl Worker {
         }
         let ended = Arc::new(Ended::default());
         let proxy = Proxy::new(Arc::clone(&shared), reactor, log.writer(), Arc::clone(&ended));
-        let thread = std::thread::Builder::new()
-            .name(format!("worker-{number}"))
-            .spawn(move || run(proxy, listeners, &shared))?;
-        Ok(Self { thread, waker, ended })
+        let (running, ending) = oneshot::channel();
+        std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            run(proxy, listeners, &shared);
+            drop(running);
+        })?;
+        Ok((Self { waker, ended }, Ending(ending)))
     }
 
     /// Makes it look at what has changed in what it shares.
     pub fn wake(&self) {
         self.waker.wake();
     }
+}
 
-    /// Waits until it has ended. `false` when it failed.
-    #[must_use]
-    pub fn join(self) -> bool {
-        self.thread.join().is_ok()
+/// Tells when a worker has ended.
+#[derive(Debug)]
+pub struct Ending(oneshot::Receiver<Infallible>);
+
+impl Ending {
+    /// Returns once the worker's thread has let go of everything, its last log lines included.
+    pub async fn wait(&mut self) {
+        let Err(_) = (&mut self.0).await;
     }
 }
 
@@ -88,10 +97,14 @@ fn run(mut proxy: Proxy, mut listeners: Vec<Listener>, shared: &Shared) {
             match listeners.iter_mut().find(|listener| listener_token(listener) == event.token) {
                 Some(listener) => accept(listener, &mut proxy, now),
                 None if event.token.0 >= LISTENERS => {}
-                None => proxy.event(event, now),
+                None => {
+                    if contained(|| proxy.event(event, now)).is_none() {
+                        proxy.abandon(event.token);
+                    }
+                }
             }
         }
-        proxy.time(now);
+        contained(|| proxy.time(now));
         for listener in &mut listeners {
             if listener.resume(now) && leaving.is_none() {
                 // It fails only for memory: then the pause goes on.
@@ -114,10 +127,21 @@ fn run(mut proxy: Proxy, mut listeners: Vec<Listener>, shared: &Shared) {
 
 fn accept(listener: &mut Listener, proxy: &mut Proxy, now: Time) {
     let number = listener.number;
-    listener.accept(now, |socket, peer| proxy.accepted(socket, peer, number, now));
+    contained(|| {
+        listener.accept(now, |socket, peer| proxy.accepted(socket, peer, number, now));
+    });
     if listener.paused_until().is_some() {
         let _ = proxy.reactor().unwatch(listener.socket());
     }
+}
+
+/// A panic is a bug of ours; it ends the connection that met it and none beside it.
+fn contained<T>(act: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(act))
+        .inspect_err(|_| {
+            tracing::error!("a bug in edge-proxy ended a connection; please report it")
+        })
+        .ok()
 }
 
 fn next_resume(listeners: &[Listener]) -> Option<Time> {

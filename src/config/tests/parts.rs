@@ -69,13 +69,21 @@ fn an_app_says_how_far_its_clients_go_and_for_how_long_they_stay() {
 fn what_an_app_asks_for_in_vain_is_noted() {
     let config = toml(
         "[app.web]\nhosts = [\"a.example\", \"b.example\"]\nsni = [\"a.example\"]\n\
-         proxy_protocol = \"v2\"\ntls = true\nhealth = { type = \"http\", path = \"/up\", port = 81 }\n\
+         proxy_protocol = \"v2\"\nhealth = { type = \"http\", path = \"/up\", port = 81 }\n\
          [app.quiet]\nproxy_protocol = \"off\"\ntls = false\n",
     )
     .loaded();
     assert_eq!(config.apps[&"web".parse().unwrap()].hosts, ["a.example", "b.example"]);
-    assert_eq!(config.notices.len(), 5, "{:#?}", config.notices);
+    assert_eq!(config.notices.len(), 4, "{:#?}", config.notices);
     assert!(config.notices.iter().all(|notice| notice.contains(": app.web.")));
+}
+
+#[test]
+fn encryption_that_cannot_be_had_is_refused_rather_than_left_out() {
+    assert_eq!(
+        error("[app.web]\ntls = true"),
+        "x.toml:2:7: app.web.tls = true: must be false: TLS to backends is not in this version"
+    );
 }
 
 #[test]
