@@ -67,14 +67,8 @@ fn comment(setting: &Setting) -> String {
     } else {
         String::new()
     };
-    let restart = if setting.reloadable { "" } else { " A change needs a restart." };
     let later = if setting.later.is_some() { " Not in this version." } else { "" };
-    format!(
-        "# {}{later}\n# {}: {}.{absent}{restart}\n",
-        setting.help,
-        setting.env,
-        (setting.accepts)()
-    )
+    format!("# {}{later}\n# {}: {}.{absent}\n", setting.help, setting.env, (setting.accepts)())
 }
 
 fn literal(setting: &Setting) -> String {
@@ -88,19 +82,17 @@ fn literal(setting: &Setting) -> String {
 /// The settings as a Markdown table.
 #[must_use]
 pub fn readme_table() -> String {
-    let mut text =
-        String::from("| Variable | TOML | Default | Reload | |\n|---|---|---|---|---|\n");
+    let mut text = String::from("| Variable | TOML | Default | |\n|---|---|---|---|\n");
     for setting in TABLE {
         let default = match setting.default {
             absent if setting.is_absent_by_default() => absent.into(),
             default => format!("`{default}`"),
         };
-        let reload = if setting.reloadable { "yes" } else { "restart" };
         let file = if setting.secret { " Has a `_FILE` form." } else { "" };
         let later = if setting.later.is_some() { " *(a later version)*" } else { "" };
         writeln!(
             text,
-            "| `{}` | `{}` | {default} | {reload} | {}{file}{later} |",
+            "| `{}` | `{}` | {default} | {}{file}{later} |",
             setting.env, setting.toml, setting.help
         )
         .expect("a string takes everything");
@@ -156,11 +148,11 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_a_row_of_five_cells_for_each_setting() {
+    fn the_page_has_a_row_of_four_cells_for_each_setting() {
         let page = readme_table();
         assert_eq!(page.lines().count(), 2 + TABLE.len());
-        assert!(page.lines().all(|row| row.matches('|').count() == 6), "{page}");
-        let row = "| `EDGEPROXY_IDLE_TIMEOUT_SECS` | `idle_timeout_secs` | `3600` | yes |";
+        assert!(page.lines().all(|row| row.matches('|').count() == 5), "{page}");
+        let row = "| `EDGEPROXY_IDLE_TIMEOUT_SECS` | `idle_timeout_secs` | `3600` |";
         assert!(page.contains(row), "{page}");
     }
 }

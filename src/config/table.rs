@@ -33,6 +33,7 @@ const WATCH: &str =
     "watching the configuration file is not in this version; a change needs a restart";
 const POSTGRES: &str =
     "PostgreSQL is not in this version; backends are read from the SQLite registry";
+const STATE: &str = "nothing is stored in the state folder in this version";
 const API: &str = "the control API is not in this version; nothing listens on the API address";
 
 settings! {
@@ -49,7 +50,7 @@ settings! {
     workers: Option<Whole<1, 1024>> = "(CPU count)", EDGEPROXY_WORKERS, "workers", restart, now,
         "Data-plane threads.";
     state_dir: Option<PathBuf> = "($STATE_DIRECTORY, else the folder of DB_PATH)",
-        EDGEPROXY_STATE_DIR, "state_dir", restart, now,
+        EDGEPROXY_STATE_DIR, "state_dir", restart, later(STATE),
         "Folder for the snapshot, the generated token and sockets.";
     db_path: PathBuf = "routing.db", EDGEPROXY_DB_PATH, "db_path", restart, now,
         "SQLite registry; created with its schema if missing.";

@@ -557,7 +557,26 @@ impl Bits {
     }
 
     fn any(&self, part: &Range<usize>) -> bool {
-        words(part).any(|(word, mask)| self.0[word].load(Ordering::SeqCst) & mask != 0)
+        self.set_in(part).next().is_some()
+    }
+
+    /// The words that have bits set for members of `part`, with just those bits.
+    fn set_in(&self, part: &Range<usize>) -> impl Iterator<Item = (usize, u64)> {
+        let Range { start, end } = *part;
+        let first = start / 64;
+        let last = if start < end { end.div_ceil(64) } else { first };
+        self.0[first..last].iter().enumerate().filter_map(move |(offset, word)| {
+            let set = word.load(Ordering::SeqCst);
+            if set == 0 {
+                return None;
+            }
+            let word = first + offset;
+            let low = start.saturating_sub(word * 64);
+            let high = (end - word * 64).min(64);
+            let below = if high == 64 { u64::MAX } else { (1 << high) - 1 };
+            let set = set & below & (u64::MAX << low);
+            (set != 0).then_some((word, set))
+        })
     }
 
     /// A member of `part` whose bit is set and that `fits`, from a random start.
@@ -572,8 +591,7 @@ impl Bits {
         }
         let middle = part.start + usize::try_from(draw(part.len() as u64)).unwrap_or_default();
         let (before, after) = (part.start..middle, middle..part.end);
-        words(&after).chain(words(&before)).find_map(|(word, mask)| {
-            let mut set = self.0[word].load(Ordering::SeqCst) & mask;
+        self.set_in(&after).chain(self.set_in(&before)).find_map(|(word, mut set)| {
             while set != 0 {
                 let member = word * 64 + set.trailing_zeros() as usize;
                 if fits(member) {
@@ -584,18 +602,6 @@ impl Bits {
             None
         })
     }
-}
-
-/// The words that hold a part's bits, each with the mask of those bits.
-fn words(part: &Range<usize>) -> impl Iterator<Item = (usize, u64)> + use<> {
-    let Range { start, end } = *part;
-    let last = if start < end { end.div_ceil(64) } else { start / 64 };
-    (start / 64..last).map(move |word| {
-        let low = start.saturating_sub(word * 64);
-        let high = (end - word * 64).min(64);
-        let below = if high == 64 { u64::MAX } else { (1 << high) - 1 };
-        (word, below & (u64::MAX << low))
-    })
 }
 
 #[cfg(test)]

@@ -139,7 +139,7 @@ fn accept(listener: &mut Listener, proxy: &mut Proxy, now: Time) {
 fn contained<T>(act: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(act))
         .inspect_err(|_| {
-            tracing::error!("a bug in edge-proxy ended a connection; please report it")
+            tracing::error!("a bug in edge-proxy ended a connection; please report it");
         })
         .ok()
 }
