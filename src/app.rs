@@ -7,6 +7,7 @@ mod refusals;
 mod registry;
 mod summary;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,7 @@ use crate::config::{Config, LogFormat};
 use crate::domain::affinity::Affinity;
 use crate::domain::ports::{BackendRepository, CountryLookup, Registry, RepositoryError};
 use crate::infrastructure::log_sink::LogSink;
+use crate::infrastructure::reactor::Reactor;
 use crate::infrastructure::{ShutdownController, descriptors, shutdown_signal};
 use listeners::Listening;
 
@@ -58,8 +60,8 @@ pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The system itself.
-    #[error("this process cannot get what it needs from the system: {0}")]
-    System(#[from] std::io::Error),
+    #[error("this process cannot get what it needs from the system")]
+    System(#[from] io::Error),
 }
 
 /// A proxy that runs.
@@ -82,10 +84,15 @@ impl Edge {
         let settings = &config.settings;
         let descriptors = descriptors::raise_limit();
         let workers = settings.workers.map_or_else(cpu_count, |workers| workers.get() as usize);
-        let max_connections = settings.max_connections.map_or_else(
-            || descriptors::connections_within(descriptors, workers),
-            |limit| limit.get() as usize,
-        );
+        let enough_for = descriptors::connections_within(descriptors, workers);
+        let max_connections =
+            settings.max_connections.map_or(enough_for, |limit| limit.get() as usize);
+        if max_connections > enough_for {
+            tracing::warn!(
+                "EDGEPROXY_MAX_CONNECTIONS={max_connections}: {descriptors} descriptors are enough \
+                 for about {enough_for}; past them clients wait in the accept queue"
+            );
+        }
 
         let database = country_database(&config)?;
         let repository = SqliteBackendRepository::open(&settings.db_path, Access::Create)?;
@@ -135,11 +142,18 @@ impl Edge {
                 LogFormat::Json => Format::Json,
             },
         });
-        let started = bound.into_iter().enumerate().map(|(number, listeners)| {
-            Worker::start(number, listeners, Arc::clone(&shared), &access_log)
-        });
+        // All descriptors first: a worker that serves already could take another's last one.
+        let reactors: Vec<Reactor> = bound
+            .iter()
+            .map(|_| Reactor::new())
+            .collect::<Result<_, _>>()
+            .map_err(io::Error::from)?;
+        let started =
+            bound.into_iter().zip(reactors).enumerate().map(|(number, (listeners, reactor))| {
+                Worker::start(number, listeners, reactor, Arc::clone(&shared), &access_log)
+            });
         let (workers, endings): (Vec<Worker>, Vec<Ending>) =
-            started.collect::<std::io::Result<Vec<_>>>()?.into_iter().unzip();
+            started.collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
         let workers = Arc::new(workers);
 
         let mut control = JoinSet::new();
@@ -152,7 +166,8 @@ impl Edge {
             max_connections,
             workers.len(),
         );
-        let sync = registry::Sync { repository, registry, roster, rules, listening };
+        let sync =
+            registry::Sync { repository, registry, roster, rules, listening, ended_leases: 0 };
         control.spawn(sync.run(Arc::clone(&shared), settings.db_reload_secs.get()));
         control.spawn(probes::run(demoted));
         control.spawn(refusals::run(Arc::clone(&workers)));
@@ -188,9 +203,12 @@ impl Edge {
     async fn drain(&mut self, timeout: Duration) {
         let shutdown = self.shared.shutdown.clone();
         let open = shutdown.open_connections();
-        tracing::info!(open, "waiting for open connections, {timeout:?} at most");
+        tracing::info!(
+            open,
+            "no longer accepting; waiting for open connections, {timeout:?} at most"
+        );
         let begun = clock::now();
-        shutdown.wait_for_drain(timeout).await;
+        let _ = shutdown.wait_for_drain(timeout).await;
         // Workers end after the last connection that was waiting to be accepted, not before.
         let left = timeout.saturating_sub(clock::now().since(begun)) + LAST_CLOSES;
         let endings = async {

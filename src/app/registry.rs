@@ -19,6 +19,8 @@ pub(super) struct Sync {
     pub roster: Roster,
     pub rules: Rules,
     pub listening: Listening,
+    /// Leases that had ended when tables were last made.
+    pub ended_leases: usize,
 }
 
 impl Sync {
@@ -33,14 +35,12 @@ impl Sync {
                     if complaint.take().is_some() {
                         tracing::info!("the registry can be read again");
                     }
-                    let fresh = read.filter(|read| *read != self.registry);
-                    let changed = fresh.is_some();
-                    if let Some(fresh) = fresh {
-                        log_difference(&self.registry, &fresh);
-                        self.registry = fresh;
+                    if let Some(fresh) = read.filter(|read| *read != self.registry) {
+                        let old = std::mem::replace(&mut self.registry, fresh);
+                        self.swap_in(&shared);
+                        log_difference(&old, &self.registry);
                         summary::skipped(&self.registry);
-                    }
-                    if changed || self.next_expiry().is_some_and(|at| at <= unix_now()) {
+                    } else if self.has_expired() {
                         self.swap_in(&shared);
                     }
                 }
@@ -68,16 +68,20 @@ impl Sync {
         }));
     }
 
-    /// When the next lease in force ends, in seconds since the epoch.
-    fn next_expiry(&self) -> Option<i64> {
-        let lease = |backend: &Backend| backend.lease.as_ref()?.expires_at;
-        self.registry.backends.iter().filter_map(lease).min()
+    /// Whether a lease that the tables in force still count has ended.
+    fn has_expired(&mut self) -> bool {
+        let now = unix_now();
+        let ended = self.expiries().filter(|at| *at <= now).count();
+        std::mem::replace(&mut self.ended_leases, ended) != ended
+    }
+
+    fn expiries(&self) -> impl Iterator<Item = i64> {
+        self.registry.backends.iter().filter_map(|backend| backend.lease.as_ref()?.expires_at)
     }
 
     fn next_look(&self, interval: Duration) -> Duration {
         let now = unix_now();
-        let expiries = self.registry.backends.iter().filter_map(|b| b.lease.as_ref()?.expires_at);
-        let next = expiries.filter(|at| *at > now).min();
+        let next = self.expiries().filter(|at| *at > now).min();
         let until = next.and_then(|at| u64::try_from(at - now).ok()).map(Duration::from_secs);
         until.map_or(interval, |until| until.min(interval))
     }

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with, sockopt};
 use tokio::sync::mpsc;
@@ -62,6 +63,30 @@ pub struct Tools<'a, D> {
     pub draw: &'a mut D,
     /// Where failures are told.
     pub demotions: &'a Demotions,
+    /// A descriptor kept for the dial of a client that took the last one.
+    pub spare: &'a mut Spare,
+}
+
+/// A descriptor that is held for the moment when there are no others left.
+#[derive(Debug)]
+pub struct Spare(Option<OwnedFd>);
+
+impl Spare {
+    /// Holds one, if there is one left.
+    #[must_use]
+    pub fn hold() -> Self {
+        let mut spare = Self(None);
+        spare.restock();
+        spare
+    }
+
+    /// Holds one again; whether there is one to hold.
+    pub fn restock(&mut self) -> bool {
+        if self.0.is_none() {
+            self.0 = eventfd(0, EventfdFlags::CLOEXEC).ok();
+        }
+        self.0.is_some()
+    }
 }
 
 /// A connection being made.
@@ -89,6 +114,8 @@ struct Attempt {
 pub struct Connected {
     /// Its socket, watched by the reactor for reads and writes.
     pub socket: OwnedFd,
+    /// What was told of it, which may be that a greeting waits already.
+    pub event: Event,
     /// Which dial it was, from 0; its socket's part is one more.
     pub attempt: usize,
     /// How many dials were begun, this one included.
@@ -176,7 +203,7 @@ impl Dial {
             return self.go_on(Ok(()), now, tools);
         }
         attempt.upstream.dials().succeeded();
-        Progress::Connected(Connected { socket, attempt: number, tries, routed })
+        Progress::Connected(Connected { socket, event, attempt: number, tries, routed })
     }
 
     /// Looks at the time: attempts that took too long fail, one that is long unanswered gets company.
@@ -250,14 +277,21 @@ impl Dial {
         let upstream = Arc::clone(routed.slot.upstream());
         let member = routed.member;
         let part = self.attempts.len() + 1;
-        let begun = begin_connect(&upstream).and_then(|socket| {
+        let dialled = begin_connect(&upstream).or_else(|error| {
+            let out_of_descriptors = matches!(error, Errno::MFILE | Errno::NFILE);
+            if out_of_descriptors && tools.spare.0.take().is_some() {
+                return begin_connect(&upstream);
+            }
+            Err(error)
+        });
+        let begun = dialled.and_then(|socket| {
             tools.reactor.watch_both(&socket, tools.key.token(part))?;
             Ok(socket)
         });
         let outcome = match &begun {
             Ok(_) => Ok(()),
             Err(error) if is_local(*error) => {
-                tracing::warn!(backend = %upstream.id, %error, "cannot dial: this process lacks what it takes");
+                tracing::debug!(backend = %upstream.id, %error, "cannot dial: this process lacks what it takes");
                 Err(Reason::Internal)
             }
             Err(_) => {

@@ -74,6 +74,7 @@ pub struct Proxy {
     /// Connections with more to move, after others had their turn.
     unfinished: Vec<Key>,
     tools: relay::Tools,
+    spare: connect::Spare,
     rng: fastrand::Rng,
     log: LogWriter,
     ended: Arc<Ended>,
@@ -131,6 +132,7 @@ macro_rules! dial_tools {
             key: $id,
             draw: &mut |below| $self.rng.u64(..below),
             demotions: &$self.shared.demotions,
+            spare: &mut $self.spare,
         }
     };
 }
@@ -147,6 +149,7 @@ impl Proxy {
             deadlines: BinaryHeap::new(),
             unfinished: Vec::new(),
             tools: relay::Tools::default(),
+            spare: connect::Spare::hold(),
             rng: fastrand::Rng::new(),
             log,
             ended,
@@ -159,6 +162,11 @@ impl Proxy {
     #[must_use]
     pub const fn reactor(&self) -> &Reactor {
         &self.reactor
+    }
+
+    /// Whether one more connection could be dialled: a descriptor is held for it.
+    pub fn has_spare(&mut self) -> bool {
+        self.spare.restock()
     }
 
     /// Whether nothing is open.
@@ -314,7 +322,9 @@ impl Proxy {
         connected: Connected,
         now: Time,
     ) -> Box<Connection> {
-        let Connected { socket, attempt, tries, routed } = connected;
+        let Connected { socket, event, attempt, tries, routed } = connected;
+        let mut backend = End::new(socket, false, Interest { reads: true, writes: true });
+        backend.note(event);
         let Connection { client, admitted, listener, location, key, accepted, idle_ticks, stage } =
             *connection;
         let Stage::Dialing { client: client_end, dial } = stage else {
@@ -324,10 +334,7 @@ impl Proxy {
         let number = routed.slot.upstream().number;
         let hold = routed.binds.then(|| (self.shared.affinity.bind(key, number, ttl, now), ttl));
         let relaying = Relaying {
-            relay: Relay::new(
-                client_end,
-                End::new(socket, false, Interest { reads: true, writes: true }),
-            ),
+            relay: Relay::new(client_end, backend),
             backend_part: u8::try_from(attempt + 1).unwrap_or_default(),
             slot: routed.slot,
             hold,
@@ -383,6 +390,7 @@ impl Proxy {
         self.connections.free(id);
         let Connection { client, listener, location, accepted, stage, admitted, .. } = *connection;
         let mut record = Record::new(client, reason);
+        record.country = location.country;
         record.total = now.since(accepted);
         match stage {
             Stage::Dialing { client: end, dial } => {

@@ -26,8 +26,10 @@ fn serve(config: Config) -> anyhow::Result<u8> {
         LogSink::off()
     };
     super::runtime()?.block_on(async {
+        // From here on: a signal that comes while the proxy starts is a drain too.
+        let signal = shutdown_signal();
         let edge = Edge::start(config, access_log).await?;
-        edge.run(shutdown_signal()).await;
+        edge.run(signal).await;
         Ok(0)
     })
 }

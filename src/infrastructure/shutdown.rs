@@ -146,18 +146,22 @@ impl Drop for ConnectionGuard {
     }
 }
 
-/// Returns at the first SIGTERM or SIGINT (Ctrl+C) after the call. From then on the process no
-/// longer ends by itself on these signals. Needs a tokio runtime with I/O enabled.
-pub async fn shutdown_signal() {
-    let (Ok(mut term), Ok(mut int)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("signals cannot be listened for: stop this process with SIGKILL");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+/// A future that returns at the first SIGTERM or SIGINT (Ctrl+C) after the call, awaited yet or not.
+/// From the call on the process no longer ends by itself on these signals.
+///
+/// # Panics
+/// Outside a tokio runtime with I/O enabled.
+pub fn shutdown_signal() -> impl Future<Output = ()> {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut term), Ok(mut int)) = signals else {
+            tracing::error!("signals cannot be listened for: stop this process with SIGKILL");
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
     }
 }
 

@@ -135,12 +135,17 @@ impl Listener {
         over
     }
 
-    /// Accepts what waits, some of it. An error is a reason to pause, never to give up; it has
-    /// paused when [`paused_until`](Self::paused_until) says so.
-    pub fn accept(&mut self, now: Time, mut accepted: impl FnMut(OwnedFd, SocketAddr)) {
+    /// Accepts what waits, some of it; `accepted` says whether there is what one more would take.
+    /// When there is not, and on an error, it pauses and never gives up;
+    /// [`paused_until`](Self::paused_until) tells.
+    pub fn accept(&mut self, now: Time, mut accepted: impl FnMut(OwnedFd, SocketAddr) -> bool) {
         for _ in 0..self.batch {
             match self.accept_one(now) {
-                Ok(Some((socket, peer))) => accepted(socket, peer),
+                Ok(Some((socket, peer))) => {
+                    if !accepted(socket, peer) {
+                        return self.pause(now, Errno::MFILE);
+                    }
+                }
                 Ok(None) => {}
                 Err(()) => {
                     self.batch = (self.batch / 2).max(1);
@@ -175,6 +180,15 @@ impl Listener {
         let _ = socket.attach_filter(&[flags, is_syn, drop_it, pass_it]);
     }
 
+    /// Leaves the queue alone for a while, because of `error`.
+    pub fn pause(&mut self, now: Time, error: Errno) {
+        self.paused_until = Some(now + PAUSE);
+        if self.warned.is_none_or(|at| now.since(at) >= WARN_EVERY) {
+            self.warned = Some(now);
+            tracing::warn!(%error, "cannot accept: pausing {PAUSE:?} at a time until it goes");
+        }
+    }
+
     fn accept_one(&mut self, now: Time) -> Result<Option<(OwnedFd, SocketAddr)>, ()> {
         match acceptfrom_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok((socket, peer)) => {
@@ -195,11 +209,7 @@ impl Listener {
                 | Errno::TIMEDOUT,
             ) => Ok(None),
             Err(error) => {
-                self.paused_until = Some(now + PAUSE);
-                if self.warned.is_none_or(|at| now.since(at) >= WARN_EVERY) {
-                    self.warned = Some(now);
-                    tracing::warn!(%error, "cannot accept: pausing {PAUSE:?} at a time until it goes");
-                }
+                self.pause(now, error);
                 Err(())
             }
         }

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::sync::oneshot;
 
 use super::listener::Listener;
@@ -37,10 +38,10 @@ impl Worker {
     pub fn start(
         number: usize,
         listeners: Vec<Listener>,
+        reactor: Reactor,
         shared: Arc<Shared>,
         log: &LogSink,
     ) -> std::io::Result<(Self, Ending)> {
-        let reactor = Reactor::new()?;
         let waker = reactor.waker();
         for listener in &listeners {
             reactor.watch_listener(listener.socket(), listener_token(listener))?;
@@ -106,9 +107,14 @@ fn run(mut proxy: Proxy, mut listeners: Vec<Listener>, shared: &Shared) {
         }
         contained(|| proxy.time(now));
         for listener in &mut listeners {
-            if listener.resume(now) && leaving.is_none() {
-                // It fails only for memory: then the pause goes on.
-                let _ = proxy.reactor().watch_listener(listener.socket(), listener_token(listener));
+            if !listener.resume(now) || leaving.is_some() {
+                continue;
+            }
+            let token = listener_token(listener);
+            if !proxy.has_spare()
+                || proxy.reactor().watch_listener(listener.socket(), token).is_err()
+            {
+                listener.pause(now, Errno::MFILE);
             }
         }
         match &mut leaving {
@@ -128,7 +134,10 @@ fn run(mut proxy: Proxy, mut listeners: Vec<Listener>, shared: &Shared) {
 fn accept(listener: &mut Listener, proxy: &mut Proxy, now: Time) {
     let number = listener.number;
     contained(|| {
-        listener.accept(now, |socket, peer| proxy.accepted(socket, peer, number, now));
+        listener.accept(now, |socket, peer| {
+            proxy.accepted(socket, peer, number, now);
+            proxy.has_spare()
+        });
     });
     if listener.paused_until().is_some() {
         let _ = proxy.reactor().unwatch(listener.socket());

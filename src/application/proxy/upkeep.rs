@@ -88,7 +88,7 @@ impl Proxy {
             .ages()
             .filter(|(_, age)| {
                 let settles = !age.settled && tick.wrapping_sub(age.born) >= SETTLED;
-                settles || tick.wrapping_sub(age.touched) >= shortest
+                settles || tick.wrapping_sub(age.touched) > shortest
             })
             .map(|(id, _)| id)
             .collect();
@@ -99,7 +99,8 @@ impl Proxy {
                 self.connections.put(id, connection);
                 continue;
             };
-            if tick.wrapping_sub(age.touched) >= connection.idle_ticks {
+            // Both moments are rounded down to ticks, so that equal is not yet enough.
+            if tick.wrapping_sub(age.touched) > connection.idle_ticks {
                 self.end(id, connection, Reason::Idle, now);
                 continue;
             }

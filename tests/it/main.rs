@@ -1,0 +1,17 @@
+//! Whole-process tests: each starts the real binary, and looks at it from outside only: its
+//! connections, its exit code, its log and what the system says of its process.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the bans keep decisions in the product repeatable; a test measures real time"
+)]
+
+mod access_log;
+mod bad_input;
+mod command_line;
+mod failure;
+mod limits;
+mod routing;
+mod shutdown;
+mod support;
+mod traffic;
