@@ -380,7 +380,11 @@ impl Flow {
         }
         let bytes = &tools.scratch[..read];
         sink.before_write(read);
-        let Ok(written) = write(&sink.socket, bytes) else { return Err(Pumped::SinkFailed) };
+        // The last bytes wait for the end that follows in this turn, to go out in one segment with it.
+        let flags = if self.source_ended { SendFlags::MORE } else { SendFlags::empty() };
+        let Ok(written) = write(&sink.socket, bytes, flags) else {
+            return Err(Pumped::SinkFailed);
+        };
         self.moved += written as u64;
         if written < read {
             sink.writable = false;
@@ -442,7 +446,9 @@ impl Flow {
             }
             let written = match &self.held {
                 Held::Nothing => 0,
-                Held::Bytes { bytes, from } => write(&sink.socket, &bytes[*from..])?,
+                Held::Bytes { bytes, from } => {
+                    write(&sink.socket, &bytes[*from..], SendFlags::empty())?
+                }
                 Held::Piped(piped) => {
                     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
                     let output = &piped.pipe.output;
@@ -484,8 +490,8 @@ fn source_error(source: &mut End, error: Errno) -> std::result::Result<usize, Pu
 }
 
 /// Writes what the socket takes now, which may be nothing.
-fn write(socket: &OwnedFd, bytes: &[u8]) -> Result<usize> {
-    match retry(|| send(socket, bytes, SendFlags::NOSIGNAL)) {
+fn write(socket: &OwnedFd, bytes: &[u8], flags: SendFlags) -> Result<usize> {
+    match retry(|| send(socket, bytes, flags | SendFlags::NOSIGNAL)) {
         Err(Errno::AGAIN) => Ok(0),
         other => other,
     }

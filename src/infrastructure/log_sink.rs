@@ -12,11 +12,11 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::domain::time::Time;
 
 /// A batch is handed over when it has grown to this many bytes ...
-const BATCH_BYTES: usize = 16 << 10;
+const BATCH_BYTES: usize = 64 << 10;
 /// ... or is this old.
 const BATCH_AGE: Duration = Duration::from_millis(50);
-/// Batches that may wait to be written: at most about 4 MiB.
-const WAITING: usize = 256;
+/// Batches that may wait to be written: at most about 8 MiB.
+const WAITING: usize = 128;
 
 /// How long [`LogSink::flush`] waits for an output that does not take its lines.
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
