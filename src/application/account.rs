@@ -243,7 +243,7 @@ impl Line<'_> {
         let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         push_number(self.out, micros / 1_000);
         self.out.push(b'.');
-        push_padded(self.out, micros % 1_000, 3);
+        push_padded::<3>(self.out, micros % 1_000);
     }
 
     fn peer(&mut self, key: &str, peer: SocketAddr) {
@@ -302,11 +302,14 @@ fn push_number(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits[start..]);
 }
 
-fn push_padded(out: &mut Vec<u8>, number: u64, width: usize) {
-    let start = out.len();
-    push_number(out, number);
-    let missing = width.saturating_sub(out.len() - start);
-    out.splice(start..start, std::iter::repeat_n(b'0', missing));
+/// The last `WIDTH` digits, zeros in front.
+fn push_padded<const WIDTH: usize>(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [b'0'; WIDTH];
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
+    }
+    out.extend_from_slice(&digits);
 }
 
 /// RFC 3339 in UTC with milliseconds. Civil date from days: Howard Hinnant,
@@ -323,17 +326,17 @@ fn push_time(out: &mut Vec<u8>, wall: Duration) {
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
-    push_padded(out, year, 4);
+    push_padded::<4>(out, year);
     for (mark, value) in [(b'-', month), (b'-', day), (b'T', secs / 3_600 % 24)] {
         out.push(mark);
-        push_padded(out, value, 2);
+        push_padded::<2>(out, value);
     }
     for value in [secs / 60 % 60, secs % 60] {
         out.push(b':');
-        push_padded(out, value, 2);
+        push_padded::<2>(out, value);
     }
     out.push(b'.');
-    push_padded(out, u64::from(wall.subsec_millis()), 3);
+    push_padded::<3>(out, u64::from(wall.subsec_millis()));
     out.push(b'Z');
 }
 

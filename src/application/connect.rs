@@ -95,7 +95,8 @@ pub struct Dial {
     table: Arc<AppTable>,
     origin: Origin,
     rules: Rules,
-    attempts: Vec<Attempt>,
+    attempts: [Option<Attempt>; MAX_TRIES],
+    tries: usize,
 }
 
 #[derive(Debug)]
@@ -139,25 +140,24 @@ impl Dial {
     /// A dial that has not begun.
     #[must_use]
     pub fn new(table: Arc<AppTable>, origin: Origin, rules: Rules) -> Self {
-        Self { table, origin, rules, attempts: Vec::new() }
+        Self { table, origin, rules, attempts: [const { None }; MAX_TRIES], tries: 0 }
     }
 
     /// Attempts begun so far.
     #[must_use]
     pub const fn tries(&self) -> usize {
-        self.attempts.len()
+        self.tries
     }
 
     /// The backend tried last.
     #[must_use]
     pub fn last(&self) -> Option<&Arc<Upstream>> {
-        self.attempts.last().map(|attempt| &attempt.upstream)
+        self.attempts().last().map(|attempt| &attempt.upstream)
     }
 
     /// The backends that did not answer, or not in time.
     pub fn failed(&self) -> impl Iterator<Item = &Upstream> {
-        self.attempts
-            .iter()
+        self.attempts()
             .filter(|a| a.failed || (a.hedged && a.flight.is_some()))
             .map(|a| &*a.upstream)
     }
@@ -189,8 +189,9 @@ impl Dial {
         now: Time,
         tools: &mut Tools<'_, D>,
     ) -> Progress {
-        let tries = self.attempts.len();
-        let Some(attempt) = self.attempts.get_mut(number).filter(|_| event.writable()) else {
+        let tries = self.tries;
+        let attempt = self.attempts.get_mut(number).and_then(Option::as_mut);
+        let Some(attempt) = attempt.filter(|_| event.writable()) else {
             return self.waits();
         };
         let Some((socket, routed)) = attempt.flight.take() else { return self.waits() };
@@ -209,7 +210,8 @@ impl Dial {
     /// Looks at the time: attempts that took too long fail, one that is long unanswered gets company.
     pub fn time<D: FnMut(u64) -> u64>(&mut self, now: Time, tools: &mut Tools<'_, D>) -> Progress {
         let mut late = false;
-        for attempt in self.attempts.iter_mut().filter(|attempt| attempt.flight.is_some()) {
+        for attempt in self.attempts.iter_mut().flatten().filter(|attempt| attempt.flight.is_some())
+        {
             let waited = now.since(attempt.began);
             if waited >= self.rules.timeout {
                 attempt.flight = None;
@@ -239,7 +241,7 @@ impl Dial {
                 return self.waits();
             }
         }
-        if self.attempts.iter().any(|attempt| attempt.flight.is_some()) {
+        if self.attempts().any(|attempt| attempt.flight.is_some()) {
             return self.waits();
         }
         Progress::Failed(last.err().unwrap_or(Reason::ConnectFailed))
@@ -247,18 +249,18 @@ impl Dial {
 
     /// The next backend to try. The last try goes to a region not tried yet if there is one.
     fn candidate(&self, now: Time, draw: &mut impl FnMut(u64) -> u64) -> Option<Routed> {
-        let tried = self.attempts.len();
+        let tried = self.tries;
         if tried >= self.rules.tries.min(MAX_TRIES) {
             return None;
         }
         let mut members = [usize::MAX; MAX_TRIES];
-        for (place, attempt) in members.iter_mut().zip(&self.attempts) {
+        for (place, attempt) in members.iter_mut().zip(self.attempts()) {
             *place = attempt.member;
         }
         let members = &members[..tried];
         if tried > 0 && tried + 1 == self.rules.tries.min(MAX_TRIES) {
             let region = |a: &Attempt| self.table.layout.members()[a.member].region.clone();
-            let regions: Vec<Region> = self.attempts.iter().map(region).collect();
+            let regions: Vec<Region> = self.attempts().map(region).collect();
             let avoid = Avoid { members, regions: &regions };
             if let Some(routed) = route::next(&self.table, self.origin, avoid, now, draw) {
                 return Some(routed);
@@ -276,7 +278,7 @@ impl Dial {
     ) -> Result<(), Reason> {
         let upstream = Arc::clone(routed.slot.upstream());
         let member = routed.member;
-        let part = self.attempts.len() + 1;
+        let part = self.tries + 1;
         let dialled = begin_connect(&upstream).or_else(|error| {
             let out_of_descriptors = matches!(error, Errno::MFILE | Errno::NFILE);
             if out_of_descriptors && tools.spare.0.take().is_some() {
@@ -301,15 +303,20 @@ impl Dial {
         };
         let failed = begun.is_err();
         let flight = begun.ok().map(|socket| (socket, routed));
-        self.attempts.push(Attempt { upstream, member, began: now, flight, hedged: false, failed });
+        self.attempts[self.tries] =
+            Some(Attempt { upstream, member, began: now, flight, hedged: false, failed });
+        self.tries += 1;
         outcome
     }
 
+    fn attempts(&self) -> impl Iterator<Item = &Attempt> {
+        self.attempts.iter().flatten()
+    }
+
     fn waits(&self) -> Progress {
-        let hedges = self.attempts.len() < self.rules.tries.min(MAX_TRIES);
+        let hedges = self.tries < self.rules.tries.min(MAX_TRIES);
         let next = self
-            .attempts
-            .iter()
+            .attempts()
             .filter(|attempt| attempt.flight.is_some())
             .map(|attempt| {
                 let hedge = !attempt.hedged && hedges && HEDGE_AFTER < self.rules.timeout;

@@ -108,8 +108,13 @@ struct Connection {
 }
 
 enum Stage {
-    Dialing { client: End, dial: Box<Dial> },
+    Dialing {
+        client: End,
+        dial: Box<Dial>,
+    },
     Relaying(Relaying),
+    /// Never seen: what stands here while one becomes the other.
+    Between,
 }
 
 struct Relaying {
@@ -278,6 +283,7 @@ impl Proxy {
                     None => self.turn(id, connection, now),
                 }
             }
+            Stage::Between => self.connections.put(id, connection),
         }
     }
 
@@ -300,7 +306,7 @@ impl Proxy {
                 if connected.tries > 1 {
                     self.forget_binding(&connection);
                 }
-                connection = self.joined(connection, connected, now);
+                self.join(&mut connection, connected, now);
                 self.turn(id, connection, now);
             }
         }
@@ -316,43 +322,24 @@ impl Proxy {
     }
 
     /// From connect to relay: the backend's socket beside the client's.
-    fn joined(
-        &mut self,
-        connection: Box<Connection>,
-        connected: Connected,
-        now: Time,
-    ) -> Box<Connection> {
+    fn join(&mut self, connection: &mut Connection, connected: Connected, now: Time) {
         let Connected { socket, event, attempt, tries, routed } = connected;
         let mut backend = End::new(socket, false, Interest { reads: true, writes: true });
         backend.note(event);
-        let Connection { client, admitted, listener, location, key, accepted, idle_ticks, stage } =
-            *connection;
-        let Stage::Dialing { client: client_end, dial } = stage else {
-            unreachable!("only a dial connects")
-        };
+        let stage = std::mem::replace(&mut connection.stage, Stage::Between);
+        let Stage::Dialing { client, dial } = stage else { return };
         let ttl = dial.affinity_ttl();
         let number = routed.slot.upstream().number;
-        let hold = routed.binds.then(|| (self.shared.affinity.bind(key, number, ttl, now), ttl));
-        let relaying = Relaying {
-            relay: Relay::new(client_end, backend),
+        let bind = || self.shared.affinity.bind(connection.key, number, ttl, now);
+        connection.stage = Stage::Relaying(Relaying {
+            relay: Relay::new(client, backend),
             backend_part: u8::try_from(attempt + 1).unwrap_or_default(),
             slot: routed.slot,
-            hold,
+            hold: routed.binds.then(|| (bind(), ttl)),
             tier: routed.tier,
             tries: u32::try_from(tries).unwrap_or(u32::MAX),
-            setup: now.since(accepted),
-        };
-        let stage = Stage::Relaying(relaying);
-        Box::new(Connection {
-            client,
-            admitted,
-            listener,
-            location,
-            key,
-            accepted,
-            idle_ticks,
-            stage,
-        })
+            setup: now.since(connection.accepted),
+        });
     }
 
     fn turn(&mut self, id: Key, mut connection: Box<Connection>, now: Time) {
@@ -398,6 +385,7 @@ impl Proxy {
                 record.backend = dial.last().cloned();
                 end.reset();
             }
+            Stage::Between => {}
             Stage::Relaying(Relaying { mut relay, slot, hold, tier, tries, setup, .. }) => {
                 relay.give_back(&mut self.tools);
                 record.tries = tries;

@@ -4,7 +4,7 @@
 //! and never across a system call. The table is bounded: the binding used longest ago goes first.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,9 +48,48 @@ pub struct Hold {
     stamp: u32,
 }
 
+/// A key with its hash, which is made once with random keys (clients choose their addresses).
+#[derive(Clone, Copy, Debug)]
+struct Hashed {
+    key: Key,
+    hash: u64,
+}
+
+impl PartialEq for Hashed {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Hashed {}
+
+impl Hash for Hashed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// Passes on the hash that is there already.
+#[derive(Debug, Default)]
+struct Ready(u64);
+
+impl Hasher for Ready {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only a ready hash is written")
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
 #[derive(Debug, Default)]
 struct Shard {
-    places: HashMap<Key, u32>,
+    places: HashMap<Hashed, u32, BuildHasherDefault<Ready>>,
     entries: Vec<Entry>,
     free: Vec<u32>,
     stamps: u32,
@@ -61,7 +100,7 @@ struct Shard {
 
 #[derive(Debug)]
 struct Entry {
-    key: Key,
+    key: Hashed,
     binding: Binding,
     expires: Time,
     open: u32,
@@ -85,14 +124,16 @@ impl Affinity {
     /// The client's binding, if it has one that has not expired. Looking does not renew it.
     #[must_use]
     pub fn lookup(&self, key: Key, now: Time) -> Option<Binding> {
-        let shard = self.shard(self.shard_of(key));
+        let key = self.hashed(key);
+        let shard = self.shard(key.shard());
         let entry = &shard.entries[*shard.places.get(&key)? as usize];
         (entry.open > 0 || now < entry.expires).then_some(entry.binding)
     }
 
     /// Binds the client to the backend, or renews its binding when it is to that one already.
     pub fn bind(&self, key: Key, backend: u64, ttl: Duration, now: Time) -> Hold {
-        let place = self.shard_of(key);
+        let key = self.hashed(key);
+        let place = key.shard();
         let mut shard = self.shard(place);
         let index = match shard.places.get(&key).copied() {
             Some(index) => index,
@@ -134,7 +175,8 @@ impl Affinity {
 
     /// Drops the client's binding if it is to that backend.
     pub fn forget(&self, key: Key, backend: u64) {
-        let mut shard = self.shard(self.shard_of(key));
+        let key = self.hashed(key);
+        let mut shard = self.shard(key.shard());
         if let Some(index) = shard.places.get(&key).copied()
             && shard.entries[index as usize].binding.backend == backend
         {
@@ -179,8 +221,8 @@ impl Affinity {
         self.len() == 0
     }
 
-    fn shard_of(&self, key: Key) -> u8 {
-        u8::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or_default()
+    fn hashed(&self, key: Key) -> Hashed {
+        Hashed { key, hash: self.hasher.hash_one(key) }
     }
 
     fn shard(&self, place: u8) -> MutexGuard<'_, Shard> {
@@ -189,9 +231,16 @@ impl Affinity {
     }
 }
 
+impl Hashed {
+    /// The table inside a shard goes by the hash's low and highest bits.
+    fn shard(self) -> u8 {
+        u8::try_from((self.hash >> 48) % SHARDS as u64).unwrap_or_default()
+    }
+}
+
 impl Shard {
     /// A dead entry under the key, at the newest end.
-    fn insert(&mut self, key: Key, capacity: usize) -> u32 {
+    fn insert(&mut self, key: Hashed, capacity: usize) -> u32 {
         if self.places.len() >= capacity
             && let Some(oldest) = self.oldest
         {
@@ -341,7 +390,7 @@ mod tests {
         let table = Affinity::new(SHARDS * 4);
         let mut by_shard: HashMap<u8, Vec<Key>> = HashMap::new();
         for n in 0..10_000 {
-            by_shard.entry(table.shard_of(client(n))).or_default().push(client(n));
+            by_shard.entry(table.hashed(client(n)).shard()).or_default().push(client(n));
         }
         let keys = &by_shard[&0];
         for (n, key) in keys[..4].iter().enumerate() {
