@@ -69,7 +69,7 @@ pub struct Edge {
     shared: Arc<Shared>,
     endings: Vec<Ending>,
     /// The control plane's tasks, which end with this.
-    _control: JoinSet<()>,
+    control: JoinSet<()>,
     access_log: LogSink,
     addrs: Vec<SocketAddr>,
     config: Config,
@@ -102,13 +102,16 @@ impl Edge {
         let mut listening = Listening::new(&config);
         let mut roster = Roster::default();
         let rules = rules(&config);
-        let tables = roster.tables(&registry, &rules, unix_now());
+        let now = unix_now();
+        let tables = roster.tables(&registry, &rules, now);
+        roster.seat(&tables);
         let apps = listening.at_start(&tables)?;
 
         let mut bound: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
         let mut addrs = Vec::new();
+        listening.check_addrs()?;
         for (number, addr) in listening.addrs() {
-            let sockets = listener::bind(addr, workers)?;
+            let sockets = listener::bind(addr, listening.has_v4_wildcard(addr.port()), workers)?;
             addrs.extend(sockets.first().and_then(listener::local_addr));
             for (worker, socket) in bound.iter_mut().zip(sockets) {
                 worker.push(Listener::new(socket, number));
@@ -130,6 +133,8 @@ impl Edge {
                 timeout: settings.pool_connect_timeout_secs.get(),
                 tries: settings.connect_tries.get() as usize,
             },
+            user_timeout: settings.tcp_user_timeout_secs.get(),
+            shortest_idle: rules.shortest_idle(),
         };
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -166,14 +171,13 @@ impl Edge {
             max_connections,
             workers.len(),
         );
-        let sync =
-            registry::Sync { repository, registry, roster, rules, listening, ended_leases: 0 };
+        let sync = registry::Sync { repository, registry, roster, rules, listening, made_at: now };
         control.spawn(sync.run(Arc::clone(&shared), settings.db_reload_secs.get()));
         control.spawn(probes::run(demoted));
-        control.spawn(refusals::run(Arc::clone(&workers)));
+        control.spawn(refusals::run(Arc::clone(&workers), access_log.clone()));
         control.spawn(sweep(Arc::clone(&shared), settings.binding_gc_interval_secs.get()));
         control.spawn(wake_for_drain(Arc::clone(&shared), workers));
-        Ok(Self { shared, endings, _control: control, access_log, addrs, config })
+        Ok(Self { shared, endings, control, access_log, addrs, config })
     }
 
     /// The addresses listened on.
@@ -184,7 +188,10 @@ impl Edge {
 
     /// Serves until `until` returns, then drains. A signal during the drain returns at once.
     pub async fn run(mut self, until: impl Future<Output = ()>) {
-        until.await;
+        tokio::select! {
+            () = until => {}
+            () = watch_control(&mut self.control) => {}
+        }
         let settings = &self.config.settings;
         let delay = settings.shutdown_delay_secs.get();
         let timeout = settings.shutdown_timeout_secs.get();
@@ -219,6 +226,19 @@ impl Edge {
         let _ = tokio::time::timeout(left, endings).await;
         let forced = shutdown.forced_connections();
         tracing::info!("drained {}, forced {forced}", open.saturating_sub(forced));
+    }
+}
+
+/// Never returns: connections go on without the control plane, but somebody must hear of it.
+async fn watch_control(control: &mut JoinSet<()>) {
+    loop {
+        match control.join_next().await {
+            Some(Err(error)) if error.is_panic() => {
+                tracing::error!(%error, "a bug in edge-proxy ended a task of its control plane; please report it and restart");
+            }
+            Some(_) => {}
+            None => std::future::pending().await,
+        }
     }
 }
 

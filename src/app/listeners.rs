@@ -1,29 +1,41 @@
 //! Which app each listener serves.
 
+use std::collections::HashSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::application::upstreams::{AppTable, Tables};
 use crate::config::Config;
 use crate::domain::App;
 
-/// A listener without an app, and several to choose from.
+/// Listeners that cannot be as they are configured.
 #[derive(Debug)]
-pub struct AppError {
-    addrs: Vec<SocketAddr>,
-    apps: Vec<App>,
+pub enum AppError {
+    /// Without an app, and several to choose from.
+    Undecided {
+        /// Where they listen.
+        addrs: Vec<SocketAddr>,
+        /// What the registry holds.
+        apps: Vec<App>,
+    },
+    /// One address given twice.
+    Twice(SocketAddr),
 }
 
 impl fmt::Display for AppError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (addrs, apps) = match self {
+            Self::Undecided { addrs, apps } => (addrs, apps),
+            Self::Twice(addr) => return write!(f, "the listening address {addr} is given twice"),
+        };
         let list = |items: Vec<String>| items.join(", ");
         write!(
             f,
             "the registry holds several apps ({}), and nothing says which of them {} serves: \
              set EDGEPROXY_APP to one of them, or `app` in a [[listener]]",
-            list(self.apps.iter().map(ToString::to_string).collect()),
-            list(self.addrs.iter().map(ToString::to_string).collect()),
+            list(apps.iter().map(ToString::to_string).collect()),
+            list(addrs.iter().map(ToString::to_string).collect()),
         )
     }
 }
@@ -56,6 +68,21 @@ impl Listening {
         numbered.flat_map(|(number, (addrs, _))| addrs.iter().map(move |addr| (number, *addr)))
     }
 
+    /// Whether every address is given once; port 0 is another one each time.
+    pub fn check_addrs(&self) -> Result<(), AppError> {
+        let mut seen = HashSet::new();
+        match self.addrs().find(|(_, addr)| addr.port() != 0 && !seen.insert(*addr)) {
+            Some((_, addr)) => Err(AppError::Twice(addr)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether all of IPv4 is listened on at this port by itself.
+    pub fn has_v4_wildcard(&self, port: u16) -> bool {
+        let wildcard = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        port != 0 && self.addrs().any(|(_, addr)| addr == wildcard)
+    }
+
     /// The app of each listener by the first reading of the registry.
     pub fn at_start(&mut self, tables: &Tables) -> Result<Vec<Option<Arc<AppTable>>>, AppError> {
         let apps = live_apps(tables);
@@ -66,7 +93,7 @@ impl Listening {
             .flat_map(|(addrs, _)| addrs.clone())
             .collect();
         if apps.len() > 1 && !undecided.is_empty() {
-            return Err(AppError { addrs: undecided, apps });
+            return Err(AppError::Undecided { addrs: undecided, apps });
         }
         Ok(self.resolve(tables))
     }
@@ -74,11 +101,11 @@ impl Listening {
     /// The app of each listener by a later reading, which may warn but not fail.
     pub fn resolve(&mut self, tables: &Tables) -> Vec<Option<Arc<AppTable>>> {
         let apps = live_apps(tables);
-        if self.only.is_none() {
-            self.only = match apps.as_slice() {
-                [only] => Some(only.clone()),
-                _ => None,
-            };
+        // The app that it had, while that has rows; else the one that is left.
+        if let [only] = apps.as_slice()
+            && self.only.as_ref().is_none_or(|had| !apps.contains(had))
+        {
+            self.only = Some(only.clone());
         }
         self.warn_of_ignored(apps);
         let only = self.only.as_ref();

@@ -30,7 +30,12 @@ pub(super) async fn run(mut demoted: mpsc::Receiver<(Arc<Upstream>, Duration)>) 
     }
 }
 
-async fn probe(upstream: Arc<Upstream>, mut delay: Duration, permits: Arc<Semaphore>) {
+async fn probe(upstream: Arc<Upstream>, delay: Duration, permits: Arc<Semaphore>) {
+    probe_until_it_answers(&upstream, delay, &permits).await;
+    upstream.dials().probe_ended();
+}
+
+async fn probe_until_it_answers(upstream: &Upstream, mut delay: Duration, permits: &Semaphore) {
     loop {
         tokio::time::sleep(delay).await;
         if !upstream.is_seated() || !upstream.dials().demoted(clock::now()) {

@@ -1,19 +1,30 @@
-//! Sums up who was turned away before anything was known of them, instead of a line for each.
+//! Sums up what has no line of its own: who was turned away before anything was known of them, and
+//! lines of the access log that were dropped.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::adapters::inbound::worker::Worker;
 use crate::application::account::Reason;
+use crate::infrastructure::log_sink::LogSink;
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Logs what has come since the last time, per reason.
-pub(super) async fn run(workers: Arc<Vec<Worker>>) {
+pub(super) async fn run(workers: Arc<Vec<Worker>>, access_log: LogSink) {
     let mut last = vec![0; Reason::ALL.len()];
+    let mut dropped = 0;
     loop {
         tokio::time::sleep(EVERY).await;
+        let total = access_log.dropped();
+        let lost = total - std::mem::replace(&mut dropped, total);
+        if lost > 0 {
+            tracing::warn!(
+                lines = lost,
+                "access log lines dropped: standard output is not read fast enough"
+            );
+        }
         for (reason, last) in Reason::ALL.iter().zip(&mut last) {
             let total: u64 = workers.iter().map(|worker| worker.ended.of(*reason)).sum();
             let new = total - std::mem::replace(last, total);

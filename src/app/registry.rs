@@ -19,8 +19,8 @@ pub(super) struct Sync {
     pub roster: Roster,
     pub rules: Rules,
     pub listening: Listening,
-    /// Leases that had ended when tables were last made.
-    pub ended_leases: usize,
+    /// When the tables in force were made, in seconds since the epoch.
+    pub made_at: i64,
 }
 
 impl Sync {
@@ -56,23 +56,20 @@ impl Sync {
     }
 
     fn swap_in(&mut self, shared: &Shared) {
-        let tables = self.roster.tables(&self.registry, &self.rules, unix_now());
+        let now = unix_now();
+        let tables = self.roster.tables(&self.registry, &self.rules, now);
         let listeners = self.listening.resolve(&tables);
-        let now = shared.snapshot.load();
-        shared.snapshot.store(Arc::new(Snapshot {
-            listeners,
-            tables,
-            admission: Arc::clone(&now.admission),
-            geo: Arc::clone(&now.geo),
-            dial: now.dial,
-        }));
+        let before = Snapshot::clone(&shared.snapshot.load());
+        let seats = tables.clone();
+        shared.snapshot.store(Arc::new(Snapshot { listeners, tables, ..before }));
+        self.roster.seat(&seats);
+        self.made_at = now;
     }
 
     /// Whether a lease that the tables in force still count has ended.
-    fn has_expired(&mut self) -> bool {
+    fn has_expired(&self) -> bool {
         let now = unix_now();
-        let ended = self.expiries().filter(|at| *at <= now).count();
-        std::mem::replace(&mut self.ended_leases, ended) != ended
+        self.expiries().any(|at| self.made_at < at && at <= now)
     }
 
     fn expiries(&self) -> impl Iterator<Item = i64> {

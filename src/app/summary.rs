@@ -31,6 +31,11 @@ pub(super) fn started(
     for warning in config.warnings.iter().chain(&config.notices) {
         tracing::warn!("{warning}");
     }
+    for app in config.apps.keys() {
+        if !registry.backends.iter().any(|backend| backend.app == *app) {
+            tracing::warn!("[app.{app}]: the registry holds no backend of this app yet");
+        }
+    }
     let settings = &config.settings;
     let listening: Vec<String> = addrs.iter().map(ToString::to_string).collect();
     let pop = settings.pop.clone().unwrap_or_else(host_name);

@@ -97,6 +97,8 @@ pub struct Dial {
     rules: Rules,
     attempts: [Option<Attempt>; MAX_TRIES],
     tries: usize,
+    /// Whether the client is bound to the backend that answers.
+    binds: bool,
 }
 
 #[derive(Debug)]
@@ -140,7 +142,7 @@ impl Dial {
     /// A dial that has not begun.
     #[must_use]
     pub fn new(table: Arc<AppTable>, origin: Origin, rules: Rules) -> Self {
-        Self { table, origin, rules, attempts: [const { None }; MAX_TRIES], tries: 0 }
+        Self { table, origin, rules, attempts: [const { None }; MAX_TRIES], tries: 0, binds: true }
     }
 
     /// Attempts begun so far.
@@ -175,6 +177,7 @@ impl Dial {
         now: Time,
         tools: &mut Tools<'_, D>,
     ) -> Progress {
+        self.binds = routed.binds;
         match self.attempt(routed, now, tools) {
             Ok(()) => self.waits(),
             Err(reason) => self.go_on(Err(reason), now, tools),
@@ -194,7 +197,7 @@ impl Dial {
         let Some(attempt) = attempt.filter(|_| event.writable()) else {
             return self.waits();
         };
-        let Some((socket, routed)) = attempt.flight.take() else { return self.waits() };
+        let Some((socket, mut routed)) = attempt.flight.take() else { return self.waits() };
         if event.failed() {
             let error = sockopt::socket_error(&socket).ok().and_then(Result::err);
             tracing::debug!(backend = %attempt.upstream.id, ?error, "dial failed");
@@ -204,6 +207,7 @@ impl Dial {
             return self.go_on(Ok(()), now, tools);
         }
         attempt.upstream.dials().succeeded();
+        routed.binds &= self.binds;
         Progress::Connected(Connected { socket, event, attempt: number, tries, routed })
     }
 
@@ -262,8 +266,11 @@ impl Dial {
             let region = |a: &Attempt| self.table.layout.members()[a.member].region.clone();
             let regions: Vec<Region> = self.attempts().map(region).collect();
             let avoid = Avoid { members, regions: &regions };
-            if let Some(routed) = route::next(&self.table, self.origin, avoid, now, draw) {
-                return Some(routed);
+            // A region not tried yet is worth a try, a backend known to fail is not.
+            let elsewhere = route::next(&self.table, self.origin, avoid, now, draw)
+                .filter(|routed| !routed.slot.upstream().dials().demoted(now));
+            if elsewhere.is_some() {
+                return elsewhere;
             }
         }
         route::next(&self.table, self.origin, Avoid { members, regions: &[] }, now, draw)
@@ -314,13 +321,12 @@ impl Dial {
     }
 
     fn waits(&self) -> Progress {
-        let hedges = self.tries < self.rules.tries.min(MAX_TRIES);
         let next = self
             .attempts()
             .filter(|attempt| attempt.flight.is_some())
             .map(|attempt| {
-                let hedge = !attempt.hedged && hedges && HEDGE_AFTER < self.rules.timeout;
-                attempt.began + if hedge { HEDGE_AFTER } else { self.rules.timeout }
+                let early = !attempt.hedged && HEDGE_AFTER < self.rules.timeout;
+                attempt.began + if early { HEDGE_AFTER } else { self.rules.timeout }
             })
             .min();
         Progress::Waits(next.unwrap_or_default())

@@ -25,7 +25,7 @@ use crate::domain::balance::{Origin, Tier};
 use crate::domain::time::Time;
 use crate::infrastructure::ShutdownController;
 use crate::infrastructure::log_sink::LogWriter;
-use crate::infrastructure::reactor::{Event, Interest, Reactor, Token};
+use crate::infrastructure::reactor::{Event, Interest, Reactor};
 use crate::infrastructure::slab::{Key, Slab};
 use upkeep::Forcing;
 
@@ -35,6 +35,7 @@ const CLIENT: usize = 0;
 const TICKS_PER_SEC: u32 = 8;
 
 /// What all workers read. Swapped whole by the control plane.
+#[derive(Clone)]
 pub struct Snapshot {
     /// The app that each listener serves, by the listener's number.
     pub listeners: Vec<Option<Arc<AppTable>>>,
@@ -46,6 +47,10 @@ pub struct Snapshot {
     pub geo: Arc<Geo>,
     /// How backends are dialled.
     pub dial: connect::Rules,
+    /// How long bytes may stay unacknowledged on a long-lived connection; zero = the system's limit.
+    pub user_timeout: Duration,
+    /// The shortest idle timeout of any app, known or not.
+    pub shortest_idle: Duration,
 }
 
 /// What all workers share.
@@ -121,6 +126,8 @@ struct Relaying {
     relay: Relay,
     /// Which of the connection's sockets the backend's is.
     backend_part: u8,
+    /// Whether it is among those with more to move.
+    queued: bool,
     slot: Slot,
     hold: Option<(Hold, Duration)>,
     tier: Tier,
@@ -231,7 +238,7 @@ impl Proxy {
         let Welcome { id, client, listener, admitted, location, key, table, origin, routed } =
             welcome;
         let watched = self.reactor.watch_reads(end.socket(), id.token(CLIENT));
-        let idle = u32::try_from(table.rules.idle_timeout.as_secs()).unwrap_or(u32::MAX);
+        let idle_ticks = idle_ticks(table.rules.idle_timeout);
         let mut dial = Box::new(Dial::new(table, origin, rules));
         let progress = match watched {
             Ok(()) => dial.begin(routed, now, &mut dial_tools!(self, id)),
@@ -247,7 +254,7 @@ impl Proxy {
             location,
             key,
             accepted: now,
-            idle_ticks: idle.saturating_mul(TICKS_PER_SEC),
+            idle_ticks,
             stage: Stage::Dialing { client: end, dial },
         });
         self.dialled(id, connection, progress, now);
@@ -271,6 +278,12 @@ impl Proxy {
                 let progress = dial.event(part - 1, event, now, &mut dial_tools!(self, id));
                 self.dialled(id, connection, progress, now);
             }
+            // Told of an attempt that lost while the event was on its way: nobody's business now.
+            Stage::Relaying(Relaying { backend_part, .. })
+                if part != CLIENT && part != usize::from(*backend_part) =>
+            {
+                self.connections.put(id, connection);
+            }
             Stage::Relaying(Relaying { relay, .. }) => {
                 let side = if part == CLIENT { Side::Client } else { Side::Backend };
                 match side {
@@ -287,9 +300,24 @@ impl Proxy {
         }
     }
 
-    /// Forgets a connection that was lost while an event of its was taken up.
-    pub fn abandon(&mut self, token: Token) {
-        self.connections.free(Key::of(token).0);
+    /// Connections with more to move, which [`resume`](Self::resume) takes up.
+    pub fn take_unfinished(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.unfinished)
+    }
+
+    /// Goes on with a connection after others had their turn.
+    pub fn resume(&mut self, id: Key, now: Time) {
+        let Some(mut connection) = self.connections.take(id) else { return };
+        if let Stage::Relaying(Relaying { queued, .. }) = &mut connection.stage {
+            *queued = false;
+        }
+        self.connections.touch(id, ticks(now));
+        self.turn(id, connection, now);
+    }
+
+    /// Forgets a connection that was lost while something of its was taken up.
+    pub fn abandon(&mut self, id: Key) {
+        self.connections.free(id);
     }
 
     fn dialled(&mut self, id: Key, mut connection: Box<Connection>, progress: Progress, now: Time) {
@@ -334,6 +362,7 @@ impl Proxy {
         connection.stage = Stage::Relaying(Relaying {
             relay: Relay::new(client, backend),
             backend_part: u8::try_from(attempt + 1).unwrap_or_default(),
+            queued: false,
             slot: routed.slot,
             hold: routed.binds.then(|| (bind(), ttl)),
             tier: routed.tier,
@@ -343,13 +372,17 @@ impl Proxy {
     }
 
     fn turn(&mut self, id: Key, mut connection: Box<Connection>, now: Time) {
-        let Stage::Relaying(Relaying { relay, backend_part, .. }) = &mut connection.stage else {
+        let Stage::Relaying(Relaying { relay, backend_part, queued, .. }) = &mut connection.stage
+        else {
             return self.connections.put(id, connection);
         };
         match relay.turn(&mut self.tools) {
             Turn::Ended(ending) => return self.over(id, connection, ending, now),
-            Turn::More => self.unfinished.push(id),
-            Turn::Waits => {}
+            Turn::More if !*queued => {
+                *queued = true;
+                self.unfinished.push(id);
+            }
+            Turn::More | Turn::Waits => {}
         }
         for side in [Side::Client, Side::Backend] {
             let part = if side == Side::Client { CLIENT } else { usize::from(*backend_part) };
@@ -434,6 +467,10 @@ impl Snapshot {
     fn table(&self, listener: u16) -> Option<&Arc<AppTable>> {
         self.listeners.get(usize::from(listener)).and_then(Option::as_ref)
     }
+}
+
+fn idle_ticks(timeout: Duration) -> u32 {
+    u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).saturating_mul(TICKS_PER_SEC)
 }
 
 fn ticks(now: Time) -> u32 {

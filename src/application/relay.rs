@@ -30,8 +30,6 @@ const TURN: usize = 1 << 20;
 const SMALL_WRITE: usize = 1_000;
 /// Silence after which the kernel asks whether the peer still lives, and how often.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(15), 4);
-/// How long written bytes may stay unacknowledged, in milliseconds (RFC 5482).
-const USER_TIMEOUT: u32 = 120_000;
 
 /// What a worker lends to every connection.
 #[derive(Debug)]
@@ -102,13 +100,17 @@ impl End {
         let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
     }
 
-    /// Asks the kernel to find out when the peer has gone without a word.
-    pub fn keep_alive(&self) {
+    /// Asks the kernel to find out when the peer has gone without a word, and to give up on bytes that
+    /// are not acknowledged for `user_timeout` (RFC 5482; zero = its own limit, a quarter of an hour).
+    pub fn keep_alive(&self, user_timeout: Duration) {
         let (idle, interval, count) = KEEPALIVE;
         let _ = sockopt::set_tcp_keepidle(&self.socket, idle);
         let _ = sockopt::set_tcp_keepintvl(&self.socket, interval);
         let _ = sockopt::set_tcp_keepcnt(&self.socket, count);
-        let _ = sockopt::set_tcp_user_timeout(&self.socket, USER_TIMEOUT);
+        if !user_timeout.is_zero() {
+            let millis = u32::try_from(user_timeout.as_millis()).unwrap_or(u32::MAX);
+            let _ = sockopt::set_tcp_user_timeout(&self.socket, millis);
+        }
         let _ = sockopt::set_socket_keepalive(&self.socket, true);
     }
 
@@ -211,14 +213,15 @@ impl Relay {
         Some((&end.socket, wanted))
     }
 
-    /// Notes that a side has failed, which a flow that reads nothing more would not notice.
+    /// Notes that a side has failed, which a flow that reads nothing for now would not notice. What a
+    /// client that is gone had sent is not waited for; what a backend had sent is.
     #[must_use]
     pub fn failed(&self, side: Side) -> Option<Ending> {
-        let flow = match side {
-            Side::Client => &self.up,
-            Side::Backend => &self.down,
+        let unnoticed = match side {
+            Side::Client => self.up.source_ended || !self.up.held.is_empty(),
+            Side::Backend => self.down.source_ended,
         };
-        flow.source_ended.then_some(Ending::Reset(side))
+        unnoticed.then_some(Ending::Reset(side))
     }
 
     /// Takes the client from the backend's reset, or the other way round.
@@ -341,7 +344,7 @@ impl Flow {
             if budget == 0 {
                 return Pumped::More;
             }
-            let moved = if self.full >= BULK_AFTER {
+            let moved = if self.full >= BULK_AFTER && !source.unsure {
                 self.splice_in(source, sink, tools)
             } else {
                 self.copy(source, sink, tools)
@@ -362,7 +365,11 @@ impl Flow {
     ) -> std::result::Result<usize, Pumped> {
         let read = match retry(|| recv(&source.socket, &mut *tools.scratch, RecvFlags::empty())) {
             Ok((_, read)) => read,
-            Err(error) => return source_error(source, error),
+            Err(Errno::AGAIN) => {
+                source.readable = false;
+                return Ok(0);
+            }
+            Err(_) => return Err(Pumped::SourceFailed),
         };
         if read == 0 {
             self.source_ended = true;
@@ -413,9 +420,13 @@ impl Flow {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         let (socket, pipe) = (&source.socket, &piped.pipe);
         match retry(|| splice(socket, None, &pipe.input, None, pipe.capacity.min(PIPED), flags)) {
-            Ok(0) => {
-                self.source_ended = true;
-                Ok(0)
+            // Nothing left, or urgent data, before which splice stops for good: a read can tell.
+            Ok(0) | Err(Errno::AGAIN) => {
+                let full = self.full;
+                self.idle(tools);
+                let copied = self.copy(source, sink, tools);
+                self.full = full;
+                copied
             }
             Ok(bytes) => {
                 piped.filled = bytes;
@@ -423,7 +434,7 @@ impl Flow {
                 self.full = if bytes < SCRATCH / 4 { self.full - 1 } else { BULK_UNTIL };
                 Ok(bytes)
             }
-            Err(error) => source_error(source, error),
+            Err(_) => Err(Pumped::SourceFailed),
         }
     }
 
@@ -479,14 +490,6 @@ impl Flow {
             tools.pipes.give_back(piped.pipe);
         }
     }
-}
-
-fn source_error(source: &mut End, error: Errno) -> std::result::Result<usize, Pumped> {
-    if error == Errno::AGAIN {
-        source.readable = false;
-        return Ok(0);
-    }
-    Err(Pumped::SourceFailed)
 }
 
 /// Writes what the socket takes now, which may be nothing.

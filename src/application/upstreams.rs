@@ -3,9 +3,9 @@
 //! A new reading of the registry makes a new table, which is swapped in whole. A backend that stays
 //! (same id, same address) keeps its [`Upstream`], and with it its count and its dial record.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -104,6 +104,7 @@ impl Drop for Slot {
 pub struct Dials {
     failures: AtomicU32,
     demoted_until: AtomicU64,
+    probing: AtomicBool,
 }
 
 impl Dials {
@@ -114,10 +115,16 @@ impl Dials {
     }
 
     /// Notes a dial that failed or was not answered in time. Those that fail while the backend ranks
-    /// last already are no news. Gives the time after which to probe it when this one is news.
+    /// last already are no news. Gives the time after which to probe it when nobody does yet.
     pub fn failed(&self, now: Time) -> Option<Duration> {
         let until = self.demoted_until.load(Ordering::Relaxed);
-        (now.nanos() >= until).then(|| self.demote(until, now)).flatten()
+        let delay = (now.nanos() >= until).then(|| self.demote(until, now)).flatten()?;
+        (!self.probing.swap(true, Ordering::Relaxed)).then_some(delay)
+    }
+
+    /// Notes that nobody probes the backend any more.
+    pub fn probe_ended(&self) {
+        self.probing.store(false, Ordering::Relaxed);
     }
 
     /// Notes that the probing dial failed too. Gives the time after which to probe it again.
@@ -172,6 +179,13 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// The shortest idle timeout that any connection can have.
+    #[must_use]
+    pub fn shortest_idle(&self) -> Duration {
+        let all = self.apps.values().chain([&self.default]);
+        all.map(|rules| rules.idle_timeout).min().unwrap_or_default()
+    }
+
     fn of(&self, app: &App) -> &AppRules {
         self.apps.get(app).unwrap_or(&self.default)
     }
@@ -255,22 +269,39 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// The tables of a registry at `unix_now` (seconds since the epoch, for leases). From now on
-    /// places given back are told to these tables, so they should be put in force at once.
+    /// The tables of a registry at `unix_now` (seconds since the epoch, for leases). Put them in force,
+    /// and then [`seat`](Self::seat) them.
     pub fn tables(&mut self, registry: &Registry, rules: &Rules, unix_now: i64) -> Tables {
         let mut by_app: BTreeMap<App, Vec<Backend>> = BTreeMap::new();
         for backend in &registry.backends {
             by_app.entry(backend.app.clone()).or_default().push(backend.clone());
         }
-        let tables: Tables = by_app
+        by_app
             .into_iter()
             .map(|(app, backends)| {
                 let table = self.app_table(app.clone(), backends, rules, unix_now);
                 (app, Arc::new(table))
             })
-            .collect();
-        self.seat(&tables);
-        tables
+            .collect()
+    }
+
+    /// Has places that are given back told to the tables in force. Those given back since they are
+    /// in force were told to the tables before, so everyone counts as having room once more.
+    pub fn seat(&mut self, tables: &Tables) {
+        for table in tables.values() {
+            for (member, upstream) in table.upstreams.iter().enumerate() {
+                let seat = Seat { layout: Arc::clone(&table.layout), member };
+                upstream.seat.store(Some(Arc::new(seat)));
+            }
+            table.layout.vacancy().refill();
+        }
+        let now_seated: Vec<_> = tables.values().flat_map(|t| t.upstreams.clone()).collect();
+        let numbers: HashSet<u64> = now_seated.iter().map(|u| u.number).collect();
+        for left in self.seated.iter().filter(|u| !numbers.contains(&u.number)) {
+            left.seat.store(None);
+        }
+        self.seated = now_seated;
+        self.known.retain(|_, known| known.strong_count() > 0);
     }
 
     fn app_table(
@@ -338,22 +369,6 @@ impl Roster {
         self.known.insert(identity, Arc::downgrade(&upstream));
         upstream
     }
-
-    fn seat(&mut self, tables: &Tables) {
-        for table in tables.values() {
-            for (member, upstream) in table.upstreams.iter().enumerate() {
-                let seat = Seat { layout: Arc::clone(&table.layout), member };
-                upstream.seat.store(Some(Arc::new(seat)));
-            }
-        }
-        let now_seated: Vec<_> = tables.values().flat_map(|t| t.upstreams.clone()).collect();
-        let numbers: std::collections::HashSet<u64> = now_seated.iter().map(|u| u.number).collect();
-        for left in self.seated.iter().filter(|u| !numbers.contains(&u.number)) {
-            left.seat.store(None);
-        }
-        self.seated = now_seated;
-        self.known.retain(|_, known| known.strong_count() > 0);
-    }
 }
 
 #[cfg(test)]
@@ -412,9 +427,11 @@ mod tests {
         let mut roster = Roster::default();
         let row = backend("a", "10.0.0.1");
         let tables = roster.tables(&registry(std::slice::from_ref(&row)), &rules(), 0);
+        roster.seat(&tables);
         let upstream = Arc::clone(tables.values().next().unwrap().upstream(0));
         let slot = upstream.try_reserve(1).unwrap();
-        let _ = roster.tables(&registry(&[]), &rules(), 0);
+        let none = roster.tables(&registry(&[]), &rules(), 0);
+        roster.seat(&none);
         assert!(!upstream.is_seated());
         let tables = roster.tables(&registry(&[row]), &rules(), 0);
         let again = tables.values().next().unwrap().upstream(0);
@@ -428,13 +445,14 @@ mod tests {
         let dials = Dials::default();
         let mut now = Time::ZERO + Duration::from_secs(1);
         for expected in [1, 2, 4, 8, 16, 30, 30] {
-            let delay = dials.failed(now).or_else(|| dials.probe_failed(now)).unwrap();
+            let delay = dials.probe_failed(now).or_else(|| dials.failed(now)).unwrap();
             assert_eq!(delay, Duration::from_secs(expected));
             assert_eq!(dials.failed(now), None, "a second failure at once is no news");
             now = now + delay;
             assert!(dials.demoted(now), "until the probe has its answer");
         }
         dials.succeeded();
+        dials.probe_ended();
         assert!(!dials.demoted(now));
         assert_eq!(dials.failed(now), Some(FIRST_DEMOTION));
     }

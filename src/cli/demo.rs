@@ -4,6 +4,7 @@ mod sample;
 
 use std::io::{BufRead, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
@@ -207,7 +208,10 @@ struct Folder(PathBuf);
 impl Folder {
     fn new() -> anyhow::Result<Self> {
         let path = std::env::temp_dir().join(format!("edgeproxy-demo-{}", std::process::id()));
-        std::fs::create_dir_all(&path)
+        // Ours alone, and made by us: a folder that is there already is somebody else's.
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
             .with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self(path))
     }

@@ -43,7 +43,7 @@ pub(super) struct Route {
 impl Route {
     pub(super) fn run(self, file: Option<PathBuf>, out: &mut dyn Write) -> anyhow::Result<u8> {
         let config = super::load(file)?;
-        let repo = SqliteBackendRepository::open(&config.settings.db_path, Access::Existing)?;
+        let repo = SqliteBackendRepository::open(&config.settings.db_path, Access::ReadOnly)?;
         let mut registry = super::runtime()?.block_on(repo.load())?;
         eprintln!("{}, offline: load, probes and affinity unknown", repo.describe());
         for row in &registry.skipped {
@@ -52,7 +52,10 @@ impl Route {
         self.leave_out(&mut registry)?;
 
         let tables = app::offline_tables(&config, &registry);
-        let table = self.table(&config, &tables)?;
+        let Some(table) = self.table(&config, &tables)? else {
+            eprintln!("the registry is empty; `edge-proxy backends add` adds a backend");
+            return Ok(super::NO_BACKEND);
+        };
         let overrides = config.geo_overrides.iter().copied().collect();
         let database = app::country_database(&config).map_err(app::StartError::from)?;
         let location = Geo { overrides, database }.locate(self.ip);
@@ -78,7 +81,8 @@ impl Route {
         Ok(())
     }
 
-    fn table(&self, config: &Config, tables: &Tables) -> anyhow::Result<Arc<AppTable>> {
+    /// The app's table; `None` when the registry holds nothing.
+    fn table(&self, config: &Config, tables: &Tables) -> anyhow::Result<Option<Arc<AppTable>>> {
         let wanted = self.app.as_ref().or(config.settings.app.as_ref());
         let names: Vec<&str> = tables.keys().map(App::as_str).collect();
         let names = names.join(", ");
@@ -90,11 +94,10 @@ impl Route {
             None => tables.values().next(),
         };
         match (table, wanted) {
-            (Some(table), _) => Ok(Arc::clone(table)),
             (None, Some(app)) if !tables.is_empty() => {
                 bail!("no app {app} in this registry; it holds: {names}")
             }
-            (None, _) => bail!("the registry is empty; `edge-proxy backends add` adds a backend"),
+            (table, _) => Ok(table.cloned()),
         }
     }
 }

@@ -61,6 +61,9 @@ settings! {
     idle_timeout_secs: Seconds<1, YEAR> = "3600", EDGEPROXY_IDLE_TIMEOUT_SECS,
         "idle_timeout_secs", reload, now,
         "A connection without a byte either way for so many seconds is closed.";
+    tcp_user_timeout_secs: Seconds<0, DAY> = "0", EDGEPROXY_TCP_USER_TIMEOUT_SECS,
+        "tcp_user_timeout_secs", reload, now,
+        "On connections older than 30 s, give up on bytes unacknowledged for so long, a reader that pauses included; 0 = the system's limit.";
     connect_tries: Whole<1, 3> = "3", EDGEPROXY_CONNECT_TRIES, "connect_tries", reload, now,
         "How many backends are tried for one connection.";
     max_connections: Option<Whole<1, MANY>> = "(from the descriptor limit)",

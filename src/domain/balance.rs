@@ -57,7 +57,7 @@ impl Tier {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     country: Option<Country>,
-    region: Option<u16>,
+    region: Option<u32>,
 }
 
 impl Origin {
@@ -128,15 +128,15 @@ pub struct Choice {
 pub struct Layout {
     members: Vec<Member>,
     /// The number of each member's region.
-    member_region: Vec<u16>,
+    member_region: Vec<u32>,
     /// Running sum of weights: member `i` owns `[sum[i], sum[i + 1])`.
     sum: Vec<u64>,
     regions: Vec<RegionRow>,
     /// Members by country, whatever their region.
     countries: HashMap<Country, Vec<Range<usize>>>,
     /// The region of every country code, by [`Country::index`].
-    region_of: Vec<Option<u16>>,
-    pop: u16,
+    region_of: Vec<Option<u32>>,
+    pop: u32,
     spill: Spill,
     vacancy: Vacancy,
 }
@@ -148,15 +148,12 @@ struct RegionRow {
     /// The parts of `range` that are in one country.
     countries: Vec<(Country, Range<usize>)>,
     /// All regions that have members, nearest first.
-    by_distance: Vec<u16>,
+    by_distance: Vec<u32>,
 }
 
 impl Layout {
     /// Lays members out; also gives, for each place in the layout, the place of that member in
     /// what was passed in.
-    ///
-    /// # Panics
-    /// Past 65,535 regions.
     #[must_use]
     pub fn new(given: &[Member], pop: &Region, atlas: &Atlas, spill: Spill) -> (Self, Vec<usize>) {
         let mut order: Vec<usize> = (0..given.len()).collect();
@@ -178,7 +175,7 @@ impl Layout {
         names.sort();
         names.dedup();
         let number = |name: &Region| {
-            names.binary_search(name).ok().and_then(|place| u16::try_from(place).ok())
+            names.binary_search(name).ok().and_then(|place| u32::try_from(place).ok())
         };
 
         let mut occupied: Vec<Region> = members.iter().map(|m| m.region.clone()).collect();
@@ -219,7 +216,7 @@ impl Layout {
         let layout = Self {
             member_region,
             vacancy: Vacancy::new(members.len()),
-            pop: number(pop).expect("the POP's region is among the names"),
+            pop: number(pop).unwrap_or_default(),
             members,
             sum,
             regions,
@@ -254,7 +251,7 @@ impl Layout {
     /// The name of the region that a client is in, when it is known.
     #[must_use]
     pub fn region_name(&self, origin: Origin) -> Option<&Region> {
-        origin.region.map(|region| &self.regions[usize::from(region)].name)
+        origin.region.map(|region| &self.regions[region as usize].name)
     }
 
     /// How near a place is to a client, and its rank among the regions of that tier;
@@ -267,9 +264,9 @@ impl Layout {
         country: Option<Country>,
     ) -> Option<(Tier, usize)> {
         let place = self.regions.binary_search_by(|row| row.name.cmp(region));
-        let place = u16::try_from(place.unwrap_or(self.regions.len())).unwrap_or(u16::MAX);
+        let place = u32::try_from(place.unwrap_or(self.regions.len())).unwrap_or(u32::MAX);
         let tier = self.tier(origin, place, country)?;
-        let from = usize::from(origin.region.unwrap_or(self.pop));
+        let from = origin.region.unwrap_or(self.pop) as usize;
         let far = &self.regions[from].by_distance;
         let rank = match tier {
             Tier::Far => far.iter().position(|r| *r == place).unwrap_or(far.len()),
@@ -284,7 +281,7 @@ impl Layout {
         self.tier(origin, self.member_region[member], self.members[member].country)
     }
 
-    fn tier(&self, origin: Origin, region: u16, country: Option<Country>) -> Option<Tier> {
+    fn tier(&self, origin: Origin, region: u32, country: Option<Country>) -> Option<Tier> {
         let tier = if country.is_some() && country == origin.country {
             Tier::Country
         } else if origin.region == Some(region) {
@@ -452,7 +449,7 @@ impl Layout {
         let own = origin.region.map(|region| (Tier::Region, self.abroad(region, origin)));
         let pop =
             (origin.region != Some(self.pop)).then(|| (Tier::Pop, self.abroad(self.pop, origin)));
-        let from = usize::from(origin.region.unwrap_or(self.pop));
+        let from = origin.region.unwrap_or(self.pop) as usize;
         let far = self.regions[from]
             .by_distance
             .iter()
@@ -467,8 +464,8 @@ impl Layout {
     }
 
     /// A region without what lies in the client's own country, which is a tier of its own.
-    fn abroad(&self, region: u16, origin: Origin) -> Span<'_> {
-        let row = &self.regions[usize::from(region)];
+    fn abroad(&self, region: u32, origin: Origin) -> Span<'_> {
+        let row = &self.regions[region as usize];
         let own = origin.country.and_then(|country| {
             let place = row.countries.binary_search_by_key(&country, |(c, _)| *c).ok()?;
             Some(&row.countries[place].1)

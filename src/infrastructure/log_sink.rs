@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
@@ -20,6 +20,8 @@ const WAITING: usize = 128;
 
 /// How long [`LogSink::flush`] waits for an output that does not take its lines.
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
+/// How often it tries to get into a full queue in that time.
+const FLUSH_TRIES: u32 = 50;
 
 /// Where batches go. Clones write to the same place.
 #[derive(Clone, Debug)]
@@ -74,8 +76,17 @@ impl LogSink {
     pub fn flush(&self) {
         let Some(batches) = &self.batches else { return };
         let (flushed, wait) = sync_channel(1);
-        if batches.try_send(Batch::Flushed(flushed)).is_ok() {
-            let _ = wait.recv_timeout(FLUSH_WAIT);
+        let mut marker = Batch::Flushed(flushed);
+        for _ in 0..FLUSH_TRIES {
+            match batches.try_send(marker) {
+                Ok(()) => {
+                    let _ = wait.recv_timeout(FLUSH_WAIT);
+                    return;
+                }
+                Err(TrySendError::Full(back)) => marker = back,
+                Err(TrySendError::Disconnected(_)) => return,
+            }
+            std::thread::sleep(FLUSH_WAIT / FLUSH_TRIES);
         }
     }
 

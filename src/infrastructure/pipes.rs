@@ -5,8 +5,9 @@ use std::os::fd::OwnedFd;
 use rustix::io;
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 
-/// What a pipe should hold, in bytes: the most that an unprivileged process may ask for.
-const WANTED: usize = 1 << 20;
+/// What a pipe should hold, in bytes: somewhat more than is moved at once. An unprivileged user may
+/// have 64 MiB in all.
+const WANTED: usize = 256 << 10;
 /// Empty pipes kept by one worker.
 const KEPT: usize = 16;
 

@@ -49,20 +49,21 @@ impl fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
-/// Binds `addr` once for each of `workers`, so that the system spreads connections over them.
+/// Binds `addr` once for each of `workers`, so that the system spreads connections over them. `[::]` takes
+/// IPv4 too, unless `only_v6` leaves that to a listener of its own.
 ///
 /// # Errors
 /// When the address is in use, also by another instance of this program: the first socket is bound
 /// without `SO_REUSEPORT`, so that no second instance takes a share of the traffic in silence.
-pub fn bind(addr: SocketAddr, workers: usize) -> Result<Vec<OwnedFd>, BindError> {
+pub fn bind(addr: SocketAddr, only_v6: bool, workers: usize) -> Result<Vec<OwnedFd>, BindError> {
     let failed = |error| BindError { addr, error };
-    let alone = socket(addr, false).map_err(failed)?;
+    let alone = socket(addr, only_v6, false).map_err(failed)?;
     // Port 0: all workers share the port that the system chose.
     let addr = alone.local_addr().ok().and_then(|bound| bound.as_socket()).unwrap_or(addr);
     drop(alone);
     (0..workers)
         .map(|_| {
-            let socket = socket(addr, true)?;
+            let socket = socket(addr, only_v6, true)?;
             socket.listen(BACKLOG)?;
             Ok(OwnedFd::from(socket))
         })
@@ -76,7 +77,7 @@ pub fn local_addr(socket: impl AsFd) -> Option<SocketAddr> {
     rustix::net::getsockname(socket).ok()?.try_into().ok()
 }
 
-fn socket(addr: SocketAddr, shared: bool) -> std::io::Result<Socket> {
+fn socket(addr: SocketAddr, only_v6: bool, shared: bool) -> std::io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(addr),
         Type::STREAM.nonblocking().cloexec(),
@@ -84,7 +85,7 @@ fn socket(addr: SocketAddr, shared: bool) -> std::io::Result<Socket> {
     )?;
     socket.set_reuse_address(true)?;
     if addr.is_ipv6() {
-        socket.set_only_v6(false)?;
+        socket.set_only_v6(only_v6)?;
     }
     if shared {
         socket.set_reuse_port(true)?;

@@ -15,6 +15,7 @@ use crate::domain::time::Time;
 use crate::infrastructure::log_sink::LogSink;
 use crate::infrastructure::reactor::{Events, Reactor, Token, Waker};
 use crate::infrastructure::shutdown::Drain;
+use crate::infrastructure::slab::Key;
 
 /// Listeners' tokens are above all that connections can have; the reactor's own is `u64::MAX`.
 const LISTENERS: u64 = u64::MAX - 0x1_0000;
@@ -100,9 +101,14 @@ fn run(mut proxy: Proxy, mut listeners: Vec<Listener>, shared: &Shared) {
                 None if event.token.0 >= LISTENERS => {}
                 None => {
                     if contained(|| proxy.event(event, now)).is_none() {
-                        proxy.abandon(event.token);
+                        proxy.abandon(Key::of(event.token).0);
                     }
                 }
+            }
+        }
+        for id in proxy.take_unfinished() {
+            if contained(|| proxy.resume(id, now)).is_none() {
+                proxy.abandon(id);
             }
         }
         contained(|| proxy.time(now));

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::{Proxy, Relaying, Stage, TICKS_PER_SEC, connect, dial_tools, ticks};
+use super::{Proxy, Relaying, Stage, TICKS_PER_SEC, connect, dial_tools, idle_ticks, ticks};
 use crate::application::account::Reason;
 use crate::domain::time::Time;
 use crate::infrastructure::shutdown::Drain;
@@ -44,12 +44,6 @@ impl Proxy {
 
     /// Does what is due.
     pub fn time(&mut self, now: Time) {
-        for id in std::mem::take(&mut self.unfinished) {
-            if let Some(connection) = self.connections.take(id) {
-                self.connections.touch(id, ticks(now));
-                self.turn(id, connection, now);
-            }
-        }
         while let Some(Reverse((at, id))) = self.deadlines.peek().copied() {
             if at > now {
                 break;
@@ -82,7 +76,10 @@ impl Proxy {
     /// Looks over all connections: ends the idle ones, asks after the long-lived ones.
     fn sweep(&mut self, now: Time) {
         let tick = ticks(now);
-        let shortest = self.shortest_idle_timeout();
+        let snapshot = self.shared.snapshot.load();
+        let shortest = idle_ticks(snapshot.shortest_idle);
+        let user_timeout = snapshot.user_timeout;
+        drop(snapshot);
         let due: Vec<Key> = self
             .connections
             .ages()
@@ -105,8 +102,8 @@ impl Proxy {
                 continue;
             }
             if !age.settled && tick.wrapping_sub(age.born) >= SETTLED {
-                relay.client.keep_alive();
-                relay.backend.keep_alive();
+                relay.client.keep_alive(user_timeout);
+                relay.backend.keep_alive(user_timeout);
                 self.connections.settle(id);
             }
             self.connections.put(id, connection);
@@ -114,13 +111,6 @@ impl Proxy {
         if self.connections.is_empty() {
             self.tools.pipes.release();
         }
-    }
-
-    fn shortest_idle_timeout(&self) -> u32 {
-        let snapshot = self.shared.snapshot.load();
-        let secs = snapshot.tables.values().map(|table| table.rules.idle_timeout.as_secs()).min();
-        let secs = secs.and_then(|secs| u32::try_from(secs).ok()).unwrap_or(0);
-        secs.saturating_mul(TICKS_PER_SEC)
     }
 
     /// Closes as many connections as the time left demands, so that the last goes at the deadline.

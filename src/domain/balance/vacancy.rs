@@ -19,6 +19,13 @@ impl Vacancy {
         Self { below_soft: Bits::all(members), below_hard: Bits::all(members) }
     }
 
+    /// Has every member count as having room, until a decision finds otherwise.
+    pub fn refill(&self) {
+        for word in self.below_soft.0.iter().chain(&self.below_hard.0) {
+            word.store(u64::MAX, Ordering::SeqCst);
+        }
+    }
+
     /// Says that a connection of `member` has ended and is no longer counted.
     pub fn left(&self, member: usize) {
         self.below_soft.set(member);
