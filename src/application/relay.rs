@@ -420,13 +420,15 @@ impl Flow {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         let (socket, pipe) = (&source.socket, &piped.pipe);
         match retry(|| splice(socket, None, &pipe.input, None, pipe.capacity.min(PIPED), flags)) {
-            // Nothing left, or urgent data, before which splice stops for good: a read can tell.
-            Ok(0) | Err(Errno::AGAIN) => {
-                let full = self.full;
+            // The end, or urgent data, before which splice stops for good: a read can tell.
+            Ok(0) => {
                 self.idle(tools);
-                let copied = self.copy(source, sink, tools);
-                self.full = full;
-                copied
+                self.copy(source, sink, tools)
+            }
+            // Should urgent data be the cause, its own event is on its way.
+            Err(Errno::AGAIN) => {
+                source.readable = false;
+                Ok(0)
             }
             Ok(bytes) => {
                 piped.filled = bytes;

@@ -35,7 +35,8 @@ impl Event {
     /// Bytes, an end or an error wait to be read.
     #[must_use]
     pub const fn readable(self) -> bool {
-        self.flags.intersects(EventFlags::IN.union(EventFlags::RDHUP).union(END))
+        self.flags
+            .intersects(EventFlags::IN.union(EventFlags::PRI).union(EventFlags::RDHUP).union(END))
     }
 
     /// The peer has sent its last byte, and all of them have arrived. Not so after a reset, which
