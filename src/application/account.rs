@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::upstreams::Upstream;
 use crate::domain::balance::Tier;
+use crate::domain::time::civil_date;
 use crate::domain::{App, Country, Region};
 
 macro_rules! reasons {
@@ -312,20 +313,10 @@ fn push_padded<const WIDTH: usize>(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits);
 }
 
-/// RFC 3339 in UTC with milliseconds. Civil date from days: Howard Hinnant,
-/// "chrono-Compatible Low-Level Date Algorithms".
+/// RFC 3339 in UTC with milliseconds.
 fn push_time(out: &mut Vec<u8>, wall: Duration) {
     let secs = wall.as_secs();
-    let days = secs / 86_400 + 719_468;
-    let era = days / 146_097;
-    let day_of_era = days % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (year, month, day) = civil_date(secs);
     push_padded::<4>(out, year);
     for (mark, value) in [(b'-', month), (b'-', day), (b'T', secs / 3_600 % 24)] {
         out.push(mark);

@@ -38,3 +38,21 @@ impl Add<Duration> for Time {
         Self(self.0.saturating_add(nanos))
     }
 }
+
+/// The UTC date (year, month, day) of a Unix time in seconds.
+///
+/// Days to civil date after Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms": years
+/// that begin in March put the leap day last, so that months have fixed offsets.
+#[must_use]
+pub const fn civil_date(unix_secs: u64) -> (u64, u64, u64) {
+    let days = unix_secs / 86_400 + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = era * 400 + year_of_era + (month <= 2) as u64;
+    (year, month, day)
+}
