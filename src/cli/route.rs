@@ -102,6 +102,15 @@ impl Route {
     }
 }
 
+/// A share in percent, with as many digits as it takes not to read 0.
+fn chance(share: f64) -> String {
+    match share {
+        0.0 => "-".into(),
+        share if share < 1.0 => format!("{share:.2} %"),
+        share => format!("{share:.0} %"),
+    }
+}
+
 fn print(explanation: &Explanation, at_pop: bool, out: &mut dyn Write) -> std::io::Result<()> {
     let unknown = || "unknown".to_owned();
     let place = if at_pop { " (a private address counts as at this POP)" } else { "" };
@@ -124,7 +133,7 @@ fn print(explanation: &Explanation, at_pop: bool, out: &mut dyn Write) -> std::i
             b.country.clone().unwrap_or_else(dash),
             b.tier.map_or_else(dash, |tier| tier.to_string()),
             b.weight.to_string(),
-            if b.share > 0.0 { format!("{:.0} %", b.share) } else { dash() },
+            chance(b.share),
             b.reason.clone(),
         ]
     });

@@ -44,8 +44,8 @@ impl Worker {
         log: &LogSink,
     ) -> std::io::Result<(Self, Ending)> {
         let waker = reactor.waker();
-        for listener in &listeners {
-            reactor.watch_listener(listener.socket(), listener_token(listener))?;
+        for (place, listener) in listeners.iter().enumerate() {
+            reactor.watch_listener(listener.socket(), listener_token(place))?;
         }
         let ended = Arc::new(Ended::default());
         let proxy = Proxy::new(Arc::clone(&shared), reactor, log.writer(), Arc::clone(&ended));
@@ -74,8 +74,9 @@ impl Ending {
     }
 }
 
-fn listener_token(listener: &Listener) -> Token {
-    Token(LISTENERS + u64::from(listener.number))
+/// The token of the worker's listener at `place`. Several can have one number.
+const fn listener_token(place: usize) -> Token {
+    Token(LISTENERS + place as u64)
 }
 
 fn run(mut proxy: Proxy, mut listeners: Vec<Listener>, shared: &Shared) {
@@ -96,9 +97,13 @@ fn run(mut proxy: Proxy, mut listeners: Vec<Listener>, shared: &Shared) {
         }
         let now = clock::now();
         for event in events.iter() {
-            match listeners.iter_mut().find(|listener| listener_token(listener) == event.token) {
-                Some(listener) => accept(listener, &mut proxy, now),
-                None if event.token.0 >= LISTENERS => {}
+            match event.token.0.checked_sub(LISTENERS) {
+                Some(place) => {
+                    let place = usize::try_from(place).unwrap_or(usize::MAX);
+                    if let Some(listener) = listeners.get_mut(place) {
+                        accept(listener, &mut proxy, now);
+                    }
+                }
                 None => {
                     if contained(|| proxy.event(event, now)).is_none() {
                         proxy.abandon(Key::of(event.token).0);
@@ -112,11 +117,11 @@ fn run(mut proxy: Proxy, mut listeners: Vec<Listener>, shared: &Shared) {
             }
         }
         contained(|| proxy.time(now));
-        for listener in &mut listeners {
+        for (place, listener) in listeners.iter_mut().enumerate() {
             if !listener.resume(now) || leaving.is_some() {
                 continue;
             }
-            let token = listener_token(listener);
+            let token = listener_token(place);
             if !proxy.has_spare()
                 || proxy.reactor().watch_listener(listener.socket(), token).is_err()
             {
