@@ -253,3 +253,15 @@ fn a_wrong_command_line_is_a_usage_error() {
         assert!(failed.err.contains("Usage") || failed.err.contains("--help"), "{}", failed.err);
     }
 }
+
+#[test]
+fn one_listening_address_given_twice_is_a_configuration_error_that_names_it() {
+    let words = ["127.0.0.1:8080", "given twice"];
+    let addrs = "127.0.0.1:8080,127.0.0.1:8081,127.0.0.1:8080";
+    assert_fails(Site::new().env("EDGEPROXY_LISTEN_ADDR", addrs), 78, &words);
+
+    let site = Site::new()
+        .env("EDGEPROXY_LISTEN_ADDR", "127.0.0.1:8080")
+        .toml("[[listener]]\naddr = \"127.0.0.1:8080\"\napp = \"web\"");
+    assert_fails(site, 78, &words);
+}

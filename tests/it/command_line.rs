@@ -249,3 +249,14 @@ fn backends_check_dials_each_and_exits_with_3_when_none_answers() {
     let checked = site.run(&["backends", "check"]);
     assert_eq!(checked.code, Some(0), "{checked:?}");
 }
+
+#[test]
+fn route_on_an_empty_registry_exits_with_3_and_says_what_to_do() {
+    let edge = Site::new().start();
+    for command in [&["route", "192.0.2.1"][..], &["route", "192.0.2.1", "--app", "web"]] {
+        let asked = edge.site.run(command);
+        assert_eq!(asked.code, Some(3), "{asked:?}");
+        assert!(asked.err.contains("the registry is empty"), "{}", asked.err);
+        assert!(asked.err.contains("`edge-proxy backends add`"), "{}", asked.err);
+    }
+}

@@ -1,12 +1,16 @@
 //! Backends that refuse, fall silent, go and come back, and a process without descriptors.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Backend, BlackHole, Refusing, Row, Site, eventually};
+use rustix::process::Signal;
+
+use crate::support::{Backend, BlackHole, Refusing, Row, Site, connections_to, eventually};
 
 #[test]
 fn a_dead_backend_with_a_healthy_twin_loses_no_new_connection() {
@@ -259,4 +263,87 @@ fn without_any_backend_a_client_is_reset_and_the_log_says_why() {
     edge.wait_for_log("the registry holds no backend yet");
     let line = edge.refusal_of("127.0.0.1");
     assert_eq!((&line["reason"], &line["backend"]), ("no_backend", "-"));
+}
+
+#[test]
+fn the_last_try_goes_to_a_healthy_neighbour_before_another_region_known_to_be_dead() {
+    let [a, b, x] = [(); 3].map(|()| Refusing::new());
+    let c = Backend::named("c");
+    let edge =
+        Site::new().with_geography().backend(Row::new("x", x.addr()).place("ap", "JP")).start();
+    // Nobody else is there yet, so that the first client finds out about x alone.
+    assert_eq!(&edge.refusal_of("127.0.3.1")["backend"], "x");
+    edge.site.sql(
+        &[
+            Row::new("a", a.addr()).place("sa", "CL"),
+            Row::new("b", b.addr()).place("sa", "CL"),
+            Row::new("c", c.addr()).place("sa", "BR"),
+        ]
+        .map(|row| row.insert())
+        .join("; "),
+    );
+    edge.wait_for_log("registry changed added=3");
+
+    let visit = edge.visit_from("127.0.1.1").unwrap();
+    assert_eq!(visit.served_by, "c");
+    let addr = visit.client.addr();
+    drop(visit);
+    let line = edge.access_of_addr(addr);
+    assert_eq!((&line["backend"], &line["tries"]), ("c", "3"));
+}
+
+#[test]
+fn the_last_try_goes_to_another_region_while_nothing_is_known_against_it() {
+    let [a, b, c] = [(); 3].map(|()| Refusing::new());
+    let x = Backend::named("x");
+    let edge = Site::new()
+        .with_geography()
+        .backend(Row::new("a", a.addr()).place("sa", "CL"))
+        .backend(Row::new("b", b.addr()).place("sa", "CL"))
+        .backend(Row::new("c", c.addr()).place("sa", "BR"))
+        .backend(Row::new("x", x.addr()).place("ap", "JP"))
+        .start();
+    assert_eq!(edge.visit_from("127.0.1.1").unwrap().served_by, "x");
+}
+
+/// States of a connection, as Linux numbers them.
+const UNANSWERED: u8 = 2;
+const ESTABLISHED: u8 = 1;
+const CLOSED_BY_PEER: u8 = 8;
+
+#[test]
+fn of_two_dials_answered_at_once_the_loser_takes_nothing_from_the_winner() {
+    let [winner, loser] = [BlackHole::new(), BlackHole::new()];
+    let edge = Site::new()
+        .with_geography()
+        .env("EDGEPROXY_WORKERS", "1")
+        .backend(Row::new("winner", winner.addr()).place("sa", "CL"))
+        .backend(Row::new("loser", loser.addr()).place("sa", "BR"))
+        .start();
+    let mut client = edge.try_client_from("127.0.1.1").unwrap();
+    let wait_for = |addr, state| {
+        eventually("the dial gets so far", || connections_to(addr).contains(&state).then_some(()));
+    };
+    // First the one in the client's country is dialled, after a while the other beside it.
+    wait_for(loser.addr(), UNANSWERED);
+    assert!(connections_to(winner.addr()).contains(&UNANSWERED));
+    edge.freeze();
+    // Now both answer, one after the other; the proxy will be told of both at once, in this order.
+    let winner = winner.wake("winner");
+    wait_for(winner.addr(), ESTABLISHED);
+    let loser = loser.wake_serving(|mut stream: TcpStream| {
+        let _ = stream.write_all(b"loser\n");
+    });
+    wait_for(loser.addr(), CLOSED_BY_PEER);
+    edge.signal_at_once(Signal::CONT);
+
+    assert_eq!(client.greeting().unwrap(), "winner");
+    for text in ["one", "two", "three"] {
+        client.echo(text).unwrap();
+    }
+    client.finish();
+    assert_eq!(client.rest().unwrap(), b"");
+    let line = edge.access_of(&client);
+    assert_eq!((&line["backend"], &line["tries"]), ("winner", "2"));
+    assert_eq!((&line["received"], &line["reason"]), ("18", "client_closed"));
 }

@@ -1,5 +1,6 @@
 //! What is never exceeded, and that nothing is left behind.
 
+use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::sync::Barrier;
 use std::thread;
@@ -130,10 +131,11 @@ fn open_and_close(edge: &Edge, backend: &Backend, count: usize) {
     backend.let_go();
 }
 
+/// Growth that is no leak: what an allocator keeps back.
+const SLACK_KIB: u64 = 1 << 10;
+
 #[test]
 fn two_thousand_connections_leave_descriptors_memory_and_counts_where_they_were() {
-    /// Growth that is no leak: what an allocator keeps back.
-    const SLACK_KIB: u64 = 1 << 10;
     // A client's and a backend's end of each are in this process, and others' tests.
     let at_once = 2_000.min(raise_descriptor_limit().saturating_sub(500) / 3);
     let backend = Backend::holding();
@@ -164,4 +166,36 @@ fn two_thousand_connections_leave_descriptors_memory_and_counts_where_they_were(
     // The first round is the warm-up.
     assert!(memory[1] <= memory[0] + SLACK_KIB, "{memory:?} KiB after each round");
     assert!(memory[2] <= memory[1] + SLACK_KIB, "{memory:?} KiB after each round");
+}
+
+#[test]
+fn ten_thousand_connections_one_wave_after_the_other_leave_only_their_lines_behind() {
+    const WAVE: usize = 500;
+    const WAVES: usize = 20;
+    // A client's and a backend's end of each are in this process, and others' tests.
+    assert!(raise_descriptor_limit() >= 4 * WAVE, "this machine allows too few descriptors");
+    let backend = Backend::holding();
+    let edge = Site::new()
+        // The registry is a descriptor for a moment, each time it is looked at.
+        .env("EDGEPROXY_DB_RELOAD_SECS", "3600")
+        .backend(Row::new("a", backend.addr()))
+        .start();
+    let descriptors = edge.descriptors_at_rest();
+    let mut memory = Vec::new();
+    for wave in 1..=WAVES {
+        open_and_close(&edge, &backend, WAVE);
+        // Both sides close at about the same time.
+        edge.wait_for_ends(WAVE * wave, "_closed");
+        eventually("all its descriptors are closed", || {
+            (edge.descriptors() == descriptors).then_some(())
+        });
+        memory.push(edge.memory_kib());
+    }
+    // The first wave is the warm-up.
+    assert!(memory[WAVES - 1] <= memory[0] + SLACK_KIB, "{memory:?} KiB after each wave");
+    assert_eq!(backend.accepted(), WAVE * WAVES);
+    let exit = edge.stop();
+    assert_eq!(exit.code, Some(0));
+    let lines: HashSet<&str> = exit.access_lines.iter().map(String::as_str).collect();
+    assert_eq!((exit.access_lines.len(), lines.len()), (WAVE * WAVES, WAVE * WAVES));
 }

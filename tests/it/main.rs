@@ -1,5 +1,6 @@
 //! Whole-process tests: each starts the real binary, and looks at it from outside only: its
-//! connections, its exit code, its log and what the system says of its process.
+//! connections, its exit code, its log and what the system says of its process. Only `decision`
+//! looks inside, where nothing can be seen from outside.
 
 #![expect(
     clippy::disallowed_methods,
@@ -9,8 +10,10 @@
 mod access_log;
 mod bad_input;
 mod command_line;
+mod decision;
 mod failure;
 mod limits;
+mod listeners;
 mod routing;
 mod shutdown;
 mod support;

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crate::support::{Backend, Edge, Row, Site, Visit, eventually, within};
+use crate::support::{Backend, Edge, Refusing, Row, Site, Visit, eventually, within};
 
 /// `EDGEPROXY_DB_RELOAD_SECS` of these tests is 1; the rest is for a busy machine.
 const RELOAD: Duration = Duration::from_millis(2_500);
@@ -29,6 +29,13 @@ fn moves_to(edge: &Edge, from: &str, name: &str) {
         (edge.visit_from(from).ok()?.served_by == name).then_some(())
     });
     assert_eq!(served(edge, from, 20), only(name, 20));
+}
+
+/// The same where `name` is one of those that serve already.
+fn is_left_alone(edge: &Edge, from: &str, name: &str) {
+    within(RELOAD, &format!("only {name} serves"), || {
+        (served(edge, from, 20) == only(name, 20)).then_some(())
+    });
 }
 
 /// Ends a visit, and waits until the proxy knows it.
@@ -300,4 +307,138 @@ fn a_second_app_that_appears_later_is_warned_about_and_not_served() {
     let warning = edge.wait_for_log("apps that no listener serves");
     assert!(warning.contains("mail") && warning.contains("WARN"), "{warning}");
     assert_eq!(served(&edge, "127.0.0.1", 20), only("a", 20));
+}
+
+#[test]
+fn an_app_that_was_misspelt_at_first_is_served_once_its_rows_are_corrected() {
+    let a = Backend::named("a");
+    let edge = Site::new().backend(Row::new("a", a.addr()).app("wbe")).start();
+    assert_eq!(served(&edge, "127.0.0.1", 3), only("a", 3));
+    edge.site.sql("UPDATE backends SET app = 'web'");
+    edge.wait_for_log("registry changed");
+    let visit = within(RELOAD, "the app by its right name is served", || edge.visit().ok());
+    let addr = visit.client.addr();
+    drop(visit);
+    assert_eq!(&edge.access_of_addr(addr)["app"], "web");
+    assert_eq!(served(&edge, "127.0.0.1", 10), only("a", 10));
+}
+
+#[test]
+fn a_client_sent_elsewhere_because_its_backend_was_full_comes_back_to_it() {
+    let [own, third] = ["own", "third"].map(Backend::named);
+    let dead = Refusing::new();
+    let edge = Site::new()
+        .with_geography()
+        .backend(Row::new("own", own.addr()).place("sa", "CL").hard_limit(1))
+        .backend(Row::new("dead", dead.addr()).place("sa", "BR"))
+        .backend(Row::new("third", third.addr()).place("ap", "JP"))
+        .start();
+    let visit = |from: &str| edge.visit_from(from).unwrap();
+    let first = visit("127.0.1.1");
+    assert_eq!(first.served_by, "own");
+    end(&edge, first);
+
+    let other = visit("127.0.1.2");
+    assert_eq!(other.served_by, "own");
+    let elsewhere = visit("127.0.1.1");
+    assert_eq!(elsewhere.served_by, "third");
+    let addr = elsewhere.client.addr();
+    drop(elsewhere);
+    assert_eq!(&edge.access_of_addr(addr)["tries"], "2", "the dead one was tried before");
+    end(&edge, other);
+
+    assert_eq!(visit("127.0.1.1").served_by, "own");
+}
+
+fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    since.as_secs().try_into().unwrap()
+}
+
+fn set_lease(id: &str, expires_at: i64) -> String {
+    format!(
+        "INSERT OR REPLACE INTO edgeproxy_backend_state (id, generation, lease_expires_at)
+         VALUES ('{id}', 1, {expires_at});"
+    )
+}
+
+#[test]
+fn a_backend_whose_lease_ends_gets_no_new_connection_while_another_renews_its_own() {
+    let [a, b] = ["a", "b"].map(Backend::named);
+    let site = Site::new()
+        .without_affinity()
+        .backend(Row::new("a", a.addr()))
+        .backend(Row::new("b", b.addr()))
+        .prepared();
+    site.sql(&set_lease("a", unix_now() + 2));
+    let edge = site.start();
+    eventually("the lease of a ends", || {
+        (served(&edge, "127.0.0.1", 20) == only("b", 20)).then_some(())
+    });
+    let before = a.accepted();
+    assert_eq!(served(&edge, "127.0.0.1", 40), only("b", 40));
+    assert_eq!(a.accepted(), before);
+
+    // Any change, to know when the registry has just been looked at: the next look finds that a
+    // is renewed, the one after it that b has ended, so that as many have ended as before.
+    edge.site.sql(&set_lease("b", unix_now() + 3_600));
+    edge.wait_for_log("registry changed");
+    let ends = unix_now() + 2;
+    let both = set_lease("a", ends + 3_600) + &set_lease("b", ends);
+    edge.site.sql(&format!("BEGIN; {both} COMMIT"));
+    within(RELOAD, "the renewed one serves again", || {
+        (edge.visit().unwrap().served_by == "a").then_some(())
+    });
+    eventually("the last second of b comes", || (unix_now() >= ends).then_some(()));
+    is_left_alone(&edge, "127.0.0.1", "a");
+
+    edge.site.sql(&set_lease("b", ends + 3_600));
+    eventually("it serves again once it is renewed", || {
+        (edge.visit().unwrap().served_by == "b").then_some(())
+    });
+}
+
+#[test]
+fn a_lease_that_ends_between_two_looks_at_the_registry_ends_at_its_second() {
+    let [a, b] = ["a", "b"].map(Backend::named);
+    let site = Site::new()
+        .without_affinity()
+        .env("EDGEPROXY_DB_RELOAD_SECS", "3600")
+        .backend(Row::new("a", a.addr()))
+        .backend(Row::new("b", b.addr()))
+        .prepared();
+    let ends = unix_now() + 3;
+    site.sql(&set_lease("b", ends));
+    let edge = site.start();
+    eventually("it serves while its lease lasts", || {
+        (edge.visit().unwrap().served_by == "b").then_some(())
+    });
+    eventually("its last second comes", || (unix_now() >= ends).then_some(()));
+    is_left_alone(&edge, "127.0.0.1", "a");
+}
+
+#[test]
+fn a_backend_drained_by_the_side_table_gets_no_new_connection_and_keeps_the_open_one() {
+    let [a, b] = ["a", "b"].map(Backend::named);
+    let edge =
+        Site::new().backend(Row::new("a", a.addr())).backend(Row::new("b", b.addr())).start();
+    let mut open = edge.visit().unwrap();
+    let (drained, other) = if open.served_by == "a" { ("a", "b") } else { ("b", "a") };
+    let set = |state: &str| {
+        edge.site.sql(&format!(
+            "INSERT OR REPLACE INTO edgeproxy_backend_state (id, admin_state)
+             VALUES ('{drained}', '{state}')"
+        ));
+    };
+    set("drain");
+    // The client that is bound to it included.
+    moves_to(&edge, "127.0.0.1", other);
+    assert_eq!(served(&edge, "127.0.8.1", 20), only(other, 20));
+    open.client.echo("the open one goes on").unwrap();
+    drop(open);
+    set("ready");
+    eventually("it gets clients again", || {
+        let newcomer = format!("127.9.{}.{}", fastrand::u8(..), fastrand::u8(1..255));
+        (edge.visit_from(&newcomer).unwrap().served_by == drained).then_some(())
+    });
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub use backend::{Backend, BlackHole, Refusing};
 pub use client::{Client, Visit, reset};
 pub use edge::Edge;
-pub use process::raise_descriptor_limit;
+pub use process::{connections_to, raise_descriptor_limit};
 pub use registry::Row;
 pub use site::Site;
 

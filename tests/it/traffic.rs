@@ -7,7 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Backend, Client, Edge, PATIENCE, Row, Site, eventually, noise, reset};
+use socket2::SockRef;
+
+use crate::support::{
+    Backend, Client, Edge, PATIENCE, Row, Site, eventually, noise, reset, within,
+};
 
 const MIB: usize = 1 << 20;
 
@@ -217,7 +221,14 @@ const ROOM_KIB: u64 = 4 << 10;
 
 /// Writes all of `bytes`; says so on `stuck` when the other side takes no more for a while, or the
 /// system's own buffers have taken it all.
-fn write_until_stuck(mut stream: &TcpStream, bytes: &[u8], stuck: &Sender<()>) {
+fn write_until_stuck(stream: &TcpStream, bytes: &[u8], stuck: &Sender<()>) {
+    write_to_the_last(stream, bytes, stuck);
+    let _ = stuck.send(());
+    stream.shutdown(Shutdown::Write).unwrap();
+}
+
+/// Writes all of `bytes`; says so on `stuck` whenever the other side takes no more for a while.
+fn write_to_the_last(mut stream: &TcpStream, bytes: &[u8], stuck: &Sender<()>) {
     stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
     let mut written = 0;
     while written < bytes.len() {
@@ -229,8 +240,6 @@ fn write_until_stuck(mut stream: &TcpStream, bytes: &[u8], stuck: &Sender<()>) {
             }
         }
     }
-    let _ = stuck.send(());
-    stream.shutdown(Shutdown::Write).unwrap();
 }
 
 /// Reads to the end in small pieces, and calls `look` now and then.
@@ -298,4 +307,86 @@ fn a_slow_backend_gets_every_byte_and_the_proxy_holds_next_to_none_of_them() {
     sender.join().unwrap();
     assert!(arrived == **bytes, "{} of {BULK} bytes, or others", arrived.len());
     assert!(most < before + ROOM_KIB, "memory went from {before} to {most} KiB");
+}
+
+/// Eight MiB, an urgent byte, one MiB, the end; to a backend that begins to read at once, or when
+/// nothing moves any more.
+fn urgent_byte_in_bulk(reads_at_once: bool) {
+    let bytes = noise(8, 9 * MIB);
+    let (received, receipts) = channel();
+    let (go, may_read) = channel::<()>();
+    let may_read = Mutex::new(may_read);
+    let backend = Backend::serving(move |mut stream| {
+        let _ = may_read.lock().unwrap().recv();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let _ = received.send(read_to_end(&mut stream));
+    });
+    let edge = edge_before(&backend);
+    let mut client = edge.client();
+    if reads_at_once {
+        go.send(()).unwrap();
+    }
+    let stream = client.stream.try_clone().unwrap();
+    let sent = bytes.clone();
+    let (stuck, gets_stuck) = channel();
+    let sender = thread::spawn(move || {
+        let (bulk, rest) = sent.split_at(8 * MIB);
+        write_to_the_last(&stream, bulk, &stuck);
+        // The byte itself is out of the order of the others.
+        while let Err(error) = SockRef::from(&stream).send_out_of_band(b"!") {
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        }
+        write_to_the_last(&stream, rest, &stuck);
+        let _ = stuck.send(());
+        stream.shutdown(Shutdown::Write).unwrap();
+    });
+    if !reads_at_once {
+        gets_stuck.recv_timeout(PATIENCE).expect("the client's writes come to a halt");
+        go.send(()).unwrap();
+    }
+    let arrived = receipts.recv_timeout(PATIENCE).expect("the backend reads the end");
+    sender.join().unwrap();
+    assert!(arrived == bytes, "{} of {} bytes, or others", arrived.len(), bytes.len());
+    assert_eq!(client.rest().unwrap(), b"");
+    assert_eq!(&edge.access_of(&client)["reason"], "client_closed");
+}
+
+#[test]
+fn urgent_data_in_a_bulk_upload_costs_no_other_byte() {
+    urgent_byte_in_bulk(true);
+}
+
+#[test]
+fn urgent_data_in_a_bulk_upload_that_was_stuck_costs_no_other_byte() {
+    urgent_byte_in_bulk(false);
+}
+
+#[test]
+fn a_clients_reset_is_noticed_while_its_bytes_wait_for_a_backend_that_reads_nothing() {
+    let backend = Backend::holding();
+    let edge = Site::new().backend(Row::new("a", backend.addr()).hard_limit(1)).start();
+    let visit = edge.visit().unwrap();
+    let mut stream = &visit.client.stream;
+    stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    let bytes = noise(9, MIB);
+    let mut written = 0;
+    let error = loop {
+        match stream.write(&bytes) {
+            Ok(more) => written += more,
+            Err(error) => break error,
+        }
+        assert!(written < 64 * MIB, "somebody takes it all");
+    };
+    assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
+    assert_eq!(&edge.refusal_of("127.0.0.2")["reason"], "at_hard_limit");
+
+    let addr = visit.client.addr();
+    visit.client.reset();
+    let line = within(Duration::from_secs(5), "the reset is in the access log", || {
+        let about = format!(" client={addr} ");
+        edge.access_lines().into_iter().find(|line| line.contains(&about))
+    });
+    assert!(line.ends_with("reason=client_reset"), "{line}");
+    let next = edge.visit_from("127.0.0.2").expect("the only place is free again");
+    assert_eq!(next.served_by, "held");
 }

@@ -268,9 +268,14 @@ impl BlackHole {
 
     /// Comes back, and serves under a name.
     pub fn wake(self, name: &str) -> Backend {
+        self.wake_serving(greeter(name))
+    }
+
+    /// Comes back, and does what `service` does.
+    pub fn wake_serving(self, service: impl Fn(TcpStream) + Send + Sync + 'static) -> Backend {
         let Self { port, listener, _filling: filling } = self;
         drop(filling);
         SockRef::from(&listener).listen(4_096).expect("it listens");
-        Backend::begin(port, Some(listener), Arc::new(greeter(name)))
+        Backend::begin(port, Some(listener), Arc::new(service))
     }
 }

@@ -59,7 +59,8 @@ impl Edge {
         let bound = |line: &str| {
             let forms = ["listening=\"", "\"listening\":\""];
             let (_, rest) = forms.iter().find_map(|form| line.split_once(form))?;
-            let (addr, _) = rest.split_once('"')?;
+            // Of several, the first.
+            let (addr, _) = rest.split_once(['"', ','])?;
             line.contains("edge-proxy is ready").then(|| addr.parse().expect("an address"))
         };
         let Some(addr) = log.find(PATIENCE, bound) else {
@@ -181,6 +182,12 @@ impl Edge {
     /// Sends a signal, prepared or not.
     pub fn signal_at_once(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("the process is there");
+    }
+
+    /// Stops the process where it stands, until it is sent `SIGCONT`.
+    pub fn freeze(&self) {
+        self.signal_at_once(Signal::STOP);
+        eventually("it stands still", || process::is_stopped(self.pid()).then_some(()));
     }
 
     /// Waits for the end of the process.

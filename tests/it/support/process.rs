@@ -1,5 +1,7 @@
 //! What the system says of a process.
 
+use std::net::SocketAddr;
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Open descriptors of a process.
@@ -31,4 +33,27 @@ pub fn raise_descriptor_limit() -> usize {
     let _ = setrlimit(Resource::Nofile, raised);
     let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(now).unwrap_or(usize::MAX)
+}
+
+/// Whether every thread of a process has been stopped by a signal.
+pub fn is_stopped(pid: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");
+    tasks.flatten().all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    })
+}
+
+/// States of the connections of this machine to an IPv4 address, as numbered by Linux: 1 is
+/// established, 2 unanswered, 8 closed by the peer.
+pub fn connections_to(addr: SocketAddr) -> Vec<u8> {
+    let SocketAddr::V4(addr) = addr else { panic!("{addr} is not an IPv4 address") };
+    let ip = u32::from_ne_bytes(addr.ip().octets());
+    let wanted = format!("{ip:08X}:{:04X}", addr.port());
+    let table = std::fs::read_to_string("/proc/self/net/tcp").expect("Linux");
+    let states = table.lines().skip(1).filter_map(|line| {
+        let mut columns = line.split_whitespace().skip(2);
+        (columns.next()? == wanted).then(|| u8::from_str_radix(columns.next()?, 16).ok())?
+    });
+    states.collect()
 }
