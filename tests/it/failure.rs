@@ -77,6 +77,7 @@ fn a_silent_backend_with_a_healthy_twin_delays_the_first_client_a_little_and_the
         let asked = Instant::now();
         assert_eq!(edge.visit().unwrap().served_by, "twin");
         delays.push(asked.elapsed());
+        // What a client does between two visits; nothing is waited for.
         thread::sleep(Duration::from_millis(5));
     }
     let longest = delays.iter().max().unwrap();
