@@ -2,7 +2,7 @@
 //! `cargo bench --bench route`
 
 use divan::{AllocProfiler, Bencher, black_box};
-use edgeproxy::domain::balance::{Avoid, Layout, Load, Member, Spill};
+use edgeproxy::domain::balance::{Avoid, Layout, Load, Member, Spill, Standing};
 use edgeproxy::domain::region::Atlas;
 use edgeproxy::domain::{ClientKey, affinity::Affinity, time::Time};
 
@@ -27,8 +27,8 @@ impl Load for Active {
     fn active(&self, member: usize) -> u32 {
         self.0[member]
     }
-    fn demoted(&self, _: usize) -> bool {
-        false
+    fn standing(&self, _: usize) -> Standing {
+        Standing::Up
     }
 }
 

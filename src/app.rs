@@ -20,6 +20,7 @@ pub use listeners::AppError;
 
 use crate::adapters::inbound::listener::{self, BindError, Listener};
 use crate::adapters::inbound::worker::{Ending, Worker};
+use crate::adapters::outbound::PrometheusMetricsStore;
 use crate::adapters::outbound::geo::{EmbeddedGeo, GeoError, MmdbGeo};
 use crate::adapters::outbound::sqlite::{Access, SqliteBackendRepository};
 use crate::application::account::Format;
@@ -34,7 +35,9 @@ use crate::domain::affinity::Affinity;
 use crate::domain::ports::{BackendRepository, CountryLookup, Registry, RepositoryError};
 use crate::infrastructure::log_sink::LogSink;
 use crate::infrastructure::reactor::Reactor;
-use crate::infrastructure::{ShutdownController, descriptors, shutdown_signal};
+use crate::infrastructure::{
+    CircuitBreakerConfig, ShutdownController, descriptors, shutdown_signal,
+};
 use listeners::Listening;
 
 /// Clients whose backend is remembered, at about 100 bytes each.
@@ -100,11 +103,12 @@ impl Edge {
         summary::skipped(&registry);
 
         let mut listening = Listening::new(&config);
-        let mut roster = Roster::default();
+        let store = PrometheusMetricsStore::for_threads(workers);
+        let mut roster = Roster::new(Arc::clone(store.meters()));
         let rules = rules(&config);
         let now = unix_now();
         let tables = roster.tables(&registry, &rules, now);
-        roster.seat(&tables);
+        roster.seat(&tables, clock::now());
         let apps = listening.at_start(&tables)?;
 
         let mut bound: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
@@ -146,6 +150,7 @@ impl Edge {
                 LogFormat::Text => Format::Text,
                 LogFormat::Json => Format::Json,
             },
+            meters: Arc::clone(store.meters()),
         });
         // All descriptors first: a worker that serves already could take another's last one.
         let reactors: Vec<Reactor> = bound
@@ -287,7 +292,18 @@ pub fn rules(config: &Config) -> Rules {
             (name.clone(), rules)
         })
         .collect();
-    Rules { pop_region: settings.region.clone(), atlas: config.atlas.clone(), default, apps }
+    Rules {
+        pop_region: settings.region.clone(),
+        atlas: config.atlas.clone(),
+        default,
+        apps,
+        breaker: settings.circuit_breaker_enabled.then(|| CircuitBreakerConfig {
+            failure_threshold: settings.circuit_breaker_failure_threshold.get(),
+            success_threshold: settings.circuit_breaker_success_threshold.get(),
+            timeout: settings.circuit_breaker_timeout_secs.get(),
+        }),
+        slow_start: settings.slow_start_secs.get(),
+    }
 }
 
 /// The tables of a registry that nobody serves from, for the command line.
@@ -296,7 +312,7 @@ pub fn offline_tables(
     config: &Config,
     registry: &Registry,
 ) -> crate::application::upstreams::Tables {
-    Roster::default().tables(registry, &rules(config), unix_now())
+    Roster::new(Arc::default()).tables(registry, &rules(config), unix_now())
 }
 
 async fn sweep(shared: Arc<Shared>, interval: Duration) {

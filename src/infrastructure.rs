@@ -1,12 +1,19 @@
 //! Building blocks that know nothing of this product's connections.
 
 pub mod circuit_breaker;
+pub mod connection_pool;
 pub mod descriptors;
+pub mod health_checker;
 pub mod log_sink;
+pub mod meters;
 pub mod pipes;
+pub mod rate_limiter;
 pub mod reactor;
 pub mod shutdown;
 pub mod slab;
 
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerConfig};
+pub use connection_pool::{ConnectionPool, PoolConfig};
+pub use health_checker::{HealthCheckConfig, HealthCheckType, HealthChecker, HealthStatus};
+pub use rate_limiter::{RateLimitConfig, RateLimiter};
 pub use shutdown::{ConnectionGuard, ShutdownController, shutdown_signal};

@@ -9,6 +9,7 @@ use super::{summary, unix_now};
 use crate::adapters::outbound::sqlite::SqliteBackendRepository;
 use crate::application::proxy::{Shared, Snapshot};
 use crate::application::upstreams::{Roster, Rules};
+use crate::clock;
 use crate::domain::ports::{BackendRepository, Registry};
 use crate::domain::{Backend, BackendId};
 
@@ -62,7 +63,7 @@ impl Sync {
         let before = Snapshot::clone(&shared.snapshot.load());
         let seats = tables.clone();
         shared.snapshot.store(Arc::new(Snapshot { listeners, tables, ..before }));
-        self.roster.seat(&seats);
+        self.roster.seat(&seats, clock::now());
         self.made_at = now;
     }
 

@@ -1,15 +1,17 @@
 //! What is left of a connection: why it ended, and one line about it.
 
+mod ended;
+
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::upstreams::Upstream;
 use crate::domain::balance::Tier;
 use crate::domain::time::civil_date;
 use crate::domain::{App, Country, Region};
+pub use ended::{Ended, Refused};
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
@@ -68,32 +70,21 @@ reasons! {
 }
 
 impl Reason {
+    /// Turned away without having been carried anywhere, for a reason of the proxy's own.
+    #[must_use]
+    pub const fn is_refusal(self) -> bool {
+        self.is_admission()
+            || matches!(
+                self,
+                Self::NoBackend | Self::AtHardLimit | Self::TlsFailed | Self::ProxyHeader
+            )
+    }
+
     /// Refused before anything was known but the address: counted and summed up, not logged one
     /// by one, so that a flood does not become a flood of lines.
     #[must_use]
     pub const fn is_admission(self) -> bool {
         matches!(self, Self::Denied | Self::RateLimited | Self::ClientCap | Self::GlobalCap)
-    }
-}
-
-/// How often each reason was, in one worker.
-#[derive(Debug, Default)]
-pub struct Ended([AtomicU64; 17]);
-
-const _: () = assert!(Reason::ALL.len() == 17);
-
-impl Ended {
-    /// Counts one.
-    pub fn count(&self, reason: Reason) {
-        // One worker writes, others read: no read-modify-write is needed.
-        let count = &self.0[reason as usize];
-        count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-    }
-
-    /// How many there were.
-    #[must_use]
-    pub fn of(&self, reason: Reason) -> u64 {
-        self.0[reason as usize].load(Ordering::Relaxed)
     }
 }
 

@@ -1,5 +1,5 @@
-//! Who may come in: the deny list, and how many connections there are, in all and of one client.
-//! A refusal costs no dial.
+//! Who may come in: the deny list, how many connections there are, in all and of one client, and how
+//! often a client comes. A refusal costs no dial.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::account::Reason;
 use crate::domain::ClientKey;
 use crate::domain::cidr::{Cidr, CidrMap};
-use crate::infrastructure::{ConnectionGuard, ShutdownController};
+use crate::domain::time::Time;
+use crate::infrastructure::{ConnectionGuard, RateLimiter, ShutdownController};
 
 /// Enough that workers hardly ever meet.
 const SHARDS: usize = 64;
@@ -22,6 +23,19 @@ pub struct Rules {
     pub max_connections: usize,
     /// Open connections of one client; 0 = no limit.
     pub max_per_client: u32,
+    /// How often each client may come; `None` = as often as it likes.
+    pub rate: Option<Rate>,
+}
+
+/// How often clients may come.
+#[derive(Clone, Debug)]
+pub struct Rate {
+    /// The buckets.
+    pub limiter: Arc<RateLimiter>,
+    /// Who may come as often as it likes.
+    pub exempt: Arc<CidrMap<()>>,
+    /// Whether those who come too often are let in all the same, and only counted.
+    pub dry_run: bool,
 }
 
 impl Rules {
@@ -29,7 +43,7 @@ impl Rules {
     #[must_use]
     pub fn new(deny: &[Cidr], max_connections: usize, max_per_client: u32) -> Self {
         let deny = deny.iter().map(|cidr| (*cidr, ())).collect();
-        Self { deny, max_connections, max_per_client }
+        Self { deny, max_connections, max_per_client, rate: None }
     }
 }
 
@@ -37,6 +51,8 @@ impl Rules {
 #[derive(Debug)]
 pub struct Admitted {
     guard: ConnectionGuard,
+    /// Whether the rate limit would have refused it, were it not a dry run.
+    pub too_often: bool,
     /// Counted per client only while there is a limit.
     _client: Option<ClientGuard>,
 }
@@ -57,6 +73,7 @@ pub fn admit(
     rules: &Rules,
     open: &ShutdownController,
     clients: &Arc<ClientCounts>,
+    now: Time,
 ) -> Result<Admitted, Reason> {
     if !rules.deny.is_empty() && rules.deny.get(ip).is_some() {
         return Err(Reason::Denied);
@@ -66,7 +83,19 @@ pub fn admit(
         0 => None,
         limit => Some(clients.try_guard(ip.into(), limit).ok_or(Reason::ClientCap)?),
     };
-    Ok(Admitted { guard, _client: client })
+    // Last, so that who is refused for another reason pays nothing.
+    let too_often = rules.rate.as_ref().is_some_and(|rate| rate.refuses(ip, now));
+    if too_often && !rules.rate.as_ref().is_some_and(|rate| rate.dry_run) {
+        return Err(Reason::RateLimited);
+    }
+    Ok(Admitted { guard, too_often, _client: client })
+}
+
+impl Rate {
+    fn refuses(&self, ip: IpAddr, now: Time) -> bool {
+        let exempt = !self.exempt.is_empty() && self.exempt.get(ip).is_some();
+        !exempt && !self.limiter.check_at(ip, now)
+    }
 }
 
 /// Open connections of each client; holds nothing for a client that has none.
@@ -129,7 +158,7 @@ mod tests {
         let rules = Rules::new(&["192.0.2.0/24".parse().unwrap()], 3, 2);
         let open = ShutdownController::new();
         let clients = Arc::new(ClientCounts::default());
-        let come = |ip: &str| admit(ip.parse().unwrap(), &rules, &open, &clients);
+        let come = |ip: &str| admit(ip.parse().unwrap(), &rules, &open, &clients, Time::ZERO);
 
         assert_eq!(come("192.0.2.9").err(), Some(Reason::Denied));
         let first = come("198.51.100.1").unwrap();

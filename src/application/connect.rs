@@ -12,10 +12,12 @@ use tokio::sync::mpsc;
 
 use super::account::Reason;
 use super::route::{self, Routed};
-use super::upstreams::{AppTable, Upstream};
+use super::upstreams::{AppTable, RouteCounts, Upstream};
 use crate::domain::Region;
 use crate::domain::balance::{Avoid, Origin};
 use crate::domain::time::Time;
+use crate::infrastructure::circuit_breaker::Permit;
+use crate::infrastructure::meters::{Counter, DialFailure, Meters, Share};
 use crate::infrastructure::reactor::{Event, Reactor};
 use crate::infrastructure::slab::Key;
 
@@ -44,8 +46,8 @@ impl Demotions {
         Self(queue)
     }
 
-    /// Notes a failed dial. When the queue is full the demotion ends by itself, unprobed.
-    fn dial_failed(&self, upstream: &Arc<Upstream>, now: Time) {
+    /// Notes a failed dial, for now. When the queue is full the demotion ends by itself, unprobed.
+    fn demote(&self, upstream: &Arc<Upstream>, now: Time) {
         if let Some(delay) = upstream.dials().failed(now) {
             tracing::warn!(backend = %upstream.id, addr = %upstream.addr, "dial failed; it ranks last for {delay:?}");
             let _ = self.0.try_send((Arc::clone(upstream), delay));
@@ -65,6 +67,22 @@ pub struct Tools<'a, D> {
     pub demotions: &'a Demotions,
     /// A descriptor kept for the dial of a client that took the last one.
     pub spare: &'a mut Spare,
+    /// Where the worker counts.
+    pub share: Share,
+}
+
+impl<D> Tools<'_, D> {
+    /// An attempt failed: its backend ranks last, and hears of it.
+    fn failed(&self, attempt: &Attempt, why: DialFailure, permit: Option<Permit>, now: Time) {
+        let upstream = &attempt.upstream;
+        upstream.meter.cell(self.share).dial_failed(why);
+        if let Some(permit) = permit {
+            upstream.report(permit, false, now);
+        }
+        if !attempt.hedged {
+            self.demotions.demote(upstream, now);
+        }
+    }
 }
 
 /// A descriptor that is held for the moment when there are no others left.
@@ -159,15 +177,23 @@ impl Dial {
 
     /// The backends that did not answer, or not in time.
     pub fn failed(&self) -> impl Iterator<Item = &Upstream> {
-        self.attempts()
-            .filter(|a| a.failed || (a.hedged && a.flight.is_some()))
-            .map(|a| &*a.upstream)
+        self.attempts().filter(|a| a.failed || a.hedged).map(|a| &*a.upstream)
     }
 
     /// How long the client will keep the backend that answers.
     #[must_use]
     pub fn affinity_ttl(&self) -> Duration {
         self.table.rules.affinity_ttl
+    }
+
+    /// The count of clients like this one that are carried where `routed` is.
+    pub fn route_count<'c>(
+        &self,
+        routed: &Routed,
+        counts: &'c mut RouteCounts,
+        meters: &Meters,
+    ) -> &'c Counter {
+        counts.of(&self.table, self.origin, routed.member, routed.tier, meters)
     }
 
     /// Dials the first candidate.
@@ -201,33 +227,50 @@ impl Dial {
         if event.failed() {
             let error = sockopt::socket_error(&socket).ok().and_then(Result::err);
             tracing::debug!(backend = %attempt.upstream.id, ?error, "dial failed");
-            tools.demotions.dial_failed(&attempt.upstream, now);
             attempt.failed = true;
+            tools.failed(attempt, failure(error), routed.permit.take(), now);
             drop((socket, routed));
             return self.go_on(Ok(()), now, tools);
         }
         attempt.upstream.dials().succeeded();
+        attempt.upstream.meter.cell(tools.share).answered(now.since(attempt.began));
         routed.binds &= self.binds;
+        self.give_up_others(now, tools);
         Progress::Connected(Connected { socket, event, attempt: number, tries, routed })
+    }
+
+    /// Closes the attempts that lost. Those that were long unanswered count as failed.
+    fn give_up_others<D>(&mut self, now: Time, tools: &Tools<'_, D>) {
+        for attempt in self.attempts.iter_mut().flatten() {
+            if let Some((socket, mut routed)) = attempt.flight.take()
+                && attempt.hedged
+            {
+                attempt.failed = true;
+                tools.failed(attempt, DialFailure::Timeout, routed.permit.take(), now);
+                drop((socket, routed));
+            }
+        }
     }
 
     /// Looks at the time: attempts that took too long fail, one that is long unanswered gets company.
     pub fn time<D: FnMut(u64) -> u64>(&mut self, now: Time, tools: &mut Tools<'_, D>) -> Progress {
         let mut late = false;
-        for attempt in self.attempts.iter_mut().flatten().filter(|attempt| attempt.flight.is_some())
-        {
+        for attempt in self.attempts.iter_mut().flatten() {
             let waited = now.since(attempt.began);
+            if attempt.flight.is_none() || waited < HEDGE_AFTER.min(self.rules.timeout) {
+                continue;
+            }
             if waited >= self.rules.timeout {
-                attempt.flight = None;
+                let permit = attempt.flight.take().and_then(|(_, routed)| routed.permit);
                 attempt.failed = true;
-                late = true;
-            } else if waited >= HEDGE_AFTER && !attempt.hedged {
+                tools.failed(attempt, DialFailure::Timeout, permit, now);
+            } else if !attempt.hedged {
+                tools.demotions.demote(&attempt.upstream, now);
                 attempt.hedged = true;
-                late = true;
             } else {
                 continue;
             }
-            tools.demotions.dial_failed(&attempt.upstream, now);
+            late = true;
         }
         if late { self.go_on(Ok(()), now, tools) } else { self.waits() }
     }
@@ -297,21 +340,26 @@ impl Dial {
             tools.reactor.watch_both(&socket, tools.key.token(part))?;
             Ok(socket)
         });
-        let outcome = match &begun {
-            Ok(_) => Ok(()),
-            Err(error) if is_local(*error) => {
-                tracing::debug!(backend = %upstream.id, %error, "cannot dial: this process lacks what it takes");
-                Err(Reason::Internal)
+        let mut attempt =
+            Attempt { upstream, member, began: now, flight: None, hedged: false, failed: false };
+        let outcome = match begun {
+            Ok(socket) => {
+                attempt.flight = Some((socket, routed));
+                Ok(())
             }
-            Err(_) => {
-                tools.demotions.dial_failed(&upstream, now);
-                Err(Reason::ConnectFailed)
+            Err(error) => {
+                attempt.failed = true;
+                if is_local(error) {
+                    let id = &attempt.upstream.id;
+                    tracing::debug!(backend = %id, %error, "cannot dial: this process lacks what it takes");
+                    Err(Reason::Internal)
+                } else {
+                    tools.failed(&attempt, failure(Some(error)), routed.permit, now);
+                    Err(Reason::ConnectFailed)
+                }
             }
         };
-        let failed = begun.is_err();
-        let flight = begun.ok().map(|socket| (socket, routed));
-        self.attempts[self.tries] =
-            Some(Attempt { upstream, member, began: now, flight, hedged: false, failed });
+        self.attempts[self.tries] = Some(attempt);
         self.tries += 1;
         outcome
     }
@@ -341,6 +389,18 @@ fn begin_connect(upstream: &Upstream) -> Result<OwnedFd, Errno> {
     match connect(&socket, &upstream.addr) {
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket),
         Err(error) => Err(error),
+    }
+}
+
+/// What an error is called in metrics.
+const fn failure(error: Option<Errno>) -> DialFailure {
+    match error {
+        Some(Errno::CONNREFUSED) => DialFailure::Refused,
+        Some(Errno::TIMEDOUT) => DialFailure::Timeout,
+        Some(Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::HOSTDOWN | Errno::NETDOWN) => {
+            DialFailure::Unreachable
+        }
+        _ => DialFailure::Other,
     }
 }
 

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::locate::Location;
-use super::upstreams::AppTable;
-use crate::domain::balance::{Load, Spill, Tier};
+use super::upstreams::{AppTable, Observed};
+use crate::domain::balance::{FULL_SHARE, Load, Spill, Standing as Stands, Tier};
 use crate::domain::time::Time;
 
 /// The answer for one client.
@@ -83,6 +83,7 @@ pub fn explain(table: &AppTable, client: IpAddr, location: Location, now: Time) 
                 }
             };
             let active = row.place.map_or(0, |place| load.active(place));
+            let warm = row.place.map_or(FULL_SHARE, |place| load.share(place));
             let standing = Standing {
                 id: backend.id.to_string(),
                 address: backend.addr().to_string(),
@@ -93,7 +94,7 @@ pub fn explain(table: &AppTable, client: IpAddr, location: Location, now: Time) 
                 soft_limit: backend.soft_limit,
                 hard_limit: backend.hard_limit,
                 weight: backend.weight,
-                share: 0.0,
+                share: f64::from(backend.weight) * f64::from(warm),
                 reason: String::new(),
             };
             (rank, standing)
@@ -106,15 +107,16 @@ pub fn explain(table: &AppTable, client: IpAddr, location: Location, now: Time) 
     let total: f64 = ranked
         .iter()
         .filter(|(rank, _)| best.is_some() && chosen(rank))
-        .map(|(_, standing)| f64::from(standing.weight))
+        .map(|(_, standing)| standing.share)
         .sum();
     let backends = ranked
         .into_iter()
         .map(|(rank, mut standing)| {
+            let weight = std::mem::take(&mut standing.share);
             standing.reason = match (&rank, best) {
                 (Err(reason), _) => reason.clone(),
                 (Ok(_), Some(best)) if chosen(&rank) => {
-                    standing.share = 100.0 * f64::from(standing.weight) / total;
+                    standing.share = 100.0 * weight / total;
                     format!("chosen: {}", tier_name(best.1))
                 }
                 (Ok((2, ..)), _) => "dial_failed".into(),
@@ -136,15 +138,14 @@ pub fn explain(table: &AppTable, client: IpAddr, location: Location, now: Time) 
     }
 }
 
-fn band(table: &AppTable, load: &impl Load, place: usize) -> Result<u8, String> {
+fn band(table: &AppTable, load: &Observed<'_>, place: usize) -> Result<u8, String> {
     let member = &table.layout.members()[place];
     let active = load.active(place);
-    if !member.below_hard(active) {
-        Err(format!("hard {active}/{}", member.hard_limit))
-    } else if load.demoted(place) {
-        Ok(2)
-    } else {
-        Ok(u8::from(!member.below_soft(active)))
+    match load.standing(place) {
+        Stands::Out => Err(load.why_out(place).into()),
+        _ if !member.below_hard(active) => Err(format!("hard {active}/{}", member.hard_limit)),
+        Stands::Last => Ok(2),
+        Stands::Up => Ok(u8::from(!member.below_soft(active))),
     }
 }
 

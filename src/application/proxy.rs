@@ -18,13 +18,15 @@ use super::connect::{self, Connected, Demotions, Dial, Progress};
 use super::locate::{Geo, Location};
 use super::relay::{self, End, Ending, Relay, Side, Turn};
 use super::route::{self, Client, Routed};
-use super::upstreams::{AppTable, Slot, Tables};
+use super::upstreams::{AppTable, RouteCounts, Slot, Tables};
 use crate::clock;
 use crate::domain::affinity::{Affinity, Hold, Key as AffinityKey};
 use crate::domain::balance::{Origin, Tier};
 use crate::domain::time::Time;
 use crate::infrastructure::ShutdownController;
+use crate::infrastructure::circuit_breaker::Permit;
 use crate::infrastructure::log_sink::LogWriter;
+use crate::infrastructure::meters::{Meters, Share};
 use crate::infrastructure::reactor::{Event, Interest, Reactor};
 use crate::infrastructure::slab::{Key, Slab};
 use upkeep::Forcing;
@@ -67,6 +69,8 @@ pub struct Shared {
     pub demotions: Demotions,
     /// How access-log lines are written.
     pub format: Format,
+    /// What is counted.
+    pub meters: Arc<Meters>,
 }
 
 /// One worker's connections.
@@ -83,7 +87,10 @@ pub struct Proxy {
     rng: fastrand::Rng,
     log: LogWriter,
     ended: Arc<Ended>,
+    share: Share,
+    routes: RouteCounts,
     swept: Time,
+    counted: Time,
     forcing: Option<Forcing>,
 }
 
@@ -112,6 +119,7 @@ struct Connection {
     stage: Stage,
 }
 
+#[expect(clippy::large_enum_variant, reason = "most connections relay; all are boxed whole")]
 enum Stage {
     Dialing {
         client: End,
@@ -129,6 +137,10 @@ struct Relaying {
     /// Whether it is among those with more to move.
     queued: bool,
     slot: Slot,
+    /// Until the connection has had its result.
+    permit: Option<Permit>,
+    /// Bytes to and from the backend that metrics know of.
+    counted: (u64, u64),
     hold: Option<(Hold, Duration)>,
     tier: Tier,
     tries: u32,
@@ -145,16 +157,26 @@ macro_rules! dial_tools {
             draw: &mut |below| $self.rng.u64(..below),
             demotions: &$self.shared.demotions,
             spare: &mut $self.spare,
+            share: $self.share,
         }
     };
 }
 use dial_tools;
 
 impl Proxy {
-    /// A worker with no connections.
+    /// Worker `number` with no connections.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, reactor: Reactor, log: LogWriter, ended: Arc<Ended>) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        reactor: Reactor,
+        log: LogWriter,
+        ended: Arc<Ended>,
+        number: usize,
+    ) -> Self {
         Self {
+            share: shared.meters.share(number),
+            routes: RouteCounts::default(),
+            counted: Time::ZERO,
             shared,
             reactor,
             connections: Slab::default(),
@@ -193,6 +215,7 @@ impl Proxy {
     /// `client` is who speaks: the peer, or whom a trusted PROXY protocol header names.
     pub fn accepted(&mut self, socket: OwnedFd, client: SocketAddr, listener: u16, now: Time) {
         let snapshot = Arc::clone(&self.shared).snapshot.load_full();
+        self.shared.meters.accepted(self.share);
         let end = End::new(socket, true, Interest { reads: true, writes: false });
         match self.welcome(&snapshot, client, listener, now) {
             Ok(welcome) => self.connect(welcome, end, snapshot.dial, now),
@@ -216,8 +239,12 @@ impl Proxy {
         let Shared { shutdown, clients, affinity, .. } = &*self.shared;
         let ip = client.ip();
 
-        let admitted = admission::admit(ip, &snapshot.admission, shutdown, clients)
+        let admitted = admission::admit(ip, &snapshot.admission, shutdown, clients, now)
+            .inspect_err(|reason| self.ended.refused(*reason, ip.into()))
             .map_err(|reason| (Location::default(), reason))?;
+        if admitted.too_often {
+            self.ended.would_be_limited(ip.into());
+        }
         let location = snapshot.geo.locate(ip);
         let refused = |reason| (location, reason);
 
@@ -357,6 +384,11 @@ impl Proxy {
         let stage = std::mem::replace(&mut connection.stage, Stage::Between);
         let Stage::Dialing { client, dial } = stage else { return };
         let ttl = dial.affinity_ttl();
+        let setup = now.since(connection.accepted);
+        let meters = &self.shared.meters;
+        meters.set_up(self.share, setup);
+        routed.slot.upstream().meter.cell(self.share).connected();
+        dial.route_count(&routed, &mut self.routes, meters).count(self.share);
         let number = routed.slot.upstream().number;
         let bind = || self.shared.affinity.bind(connection.key, number, ttl, now);
         connection.stage = Stage::Relaying(Relaying {
@@ -364,19 +396,23 @@ impl Proxy {
             backend_part: u8::try_from(attempt + 1).unwrap_or_default(),
             queued: false,
             slot: routed.slot,
+            permit: routed.permit,
+            counted: (0, 0),
             hold: routed.binds.then(|| (bind(), ttl)),
             tier: routed.tier,
             tries: u32::try_from(tries).unwrap_or(u32::MAX),
-            setup: now.since(connection.accepted),
+            setup,
         });
     }
 
     fn turn(&mut self, id: Key, mut connection: Box<Connection>, now: Time) {
-        let Stage::Relaying(Relaying { relay, backend_part, queued, .. }) = &mut connection.stage
-        else {
+        let Stage::Relaying(relaying) = &mut connection.stage else {
             return self.connections.put(id, connection);
         };
-        match relay.turn(&mut self.tools) {
+        let turn = relaying.relay.turn(&mut self.tools);
+        relaying.has_answered(now);
+        let Relaying { relay, backend_part, queued, .. } = relaying;
+        match turn {
             Turn::Ended(ending) => return self.over(id, connection, ending, now),
             Turn::More if !*queued => {
                 *queued = true;
@@ -419,7 +455,10 @@ impl Proxy {
                 end.reset();
             }
             Stage::Between => {}
-            Stage::Relaying(Relaying { mut relay, slot, hold, tier, tries, setup, .. }) => {
+            Stage::Relaying(mut relaying) => {
+                relaying.count(&self.shared.meters, self.share);
+                relaying.has_ended(reason, self.share, now);
+                let Relaying { mut relay, slot, hold, tier, tries, setup, .. } = relaying;
                 relay.give_back(&mut self.tools);
                 record.tries = tries;
                 record.tier = Some(tier);
@@ -459,6 +498,44 @@ impl Proxy {
             let asked = Asked { app: table.map(|table| &table.name), region };
             account::write_line(out, shared.format, clock::wall(), asked, record);
         });
+    }
+}
+
+impl Relaying {
+    /// The backend's first byte is the connection's success.
+    fn has_answered(&mut self, now: Time) {
+        if self.permit.is_some() && self.relay.received() > 0 {
+            self.has_proved_good(now);
+        }
+    }
+
+    fn has_proved_good(&mut self, now: Time) {
+        if let Some(permit) = self.permit.take() {
+            self.slot.upstream().report(permit, true, now);
+        }
+    }
+
+    /// A reset before any byte of the client's is a failure. After one it is not: else one client that
+    /// sends garbage would open the breaker for everybody.
+    fn has_ended(&mut self, reason: Reason, share: Share, now: Time) {
+        let upstream = self.slot.upstream();
+        if reason != Reason::BackendReset {
+            return;
+        }
+        upstream.meter.cell(share).reset();
+        if self.relay.sent() == 0
+            && let Some(permit) = self.permit.take()
+        {
+            upstream.report(permit, false, now);
+        }
+    }
+
+    /// Lets metrics know of what has moved since the last time.
+    fn count(&mut self, meters: &Meters, share: Share) {
+        let moved = (self.relay.sent(), self.relay.received());
+        let known = std::mem::replace(&mut self.counted, moved);
+        let cell = self.slot.upstream().meter.cell(share);
+        meters.moved(share, cell, moved.0 - known.0, moved.1 - known.1);
     }
 }
 

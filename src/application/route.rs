@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::account::Reason;
-use super::upstreams::{AppTable, Slot};
+use super::upstreams::{AppTable, Observed, Slot};
 use crate::domain::affinity::{Affinity, Key};
-use crate::domain::balance::{Avoid, Choice, Origin, Tier};
+use crate::domain::balance::{Avoid, Choice, Load, Origin, Standing, Tier};
 use crate::domain::time::Time;
+use crate::infrastructure::circuit_breaker::Permit;
 
 /// How old a binding outside the best tier is before its client comes home.
 const HOMECOMING: Duration = Duration::from_secs(30);
@@ -18,6 +19,8 @@ const RACES: usize = 1_000;
 pub struct Routed {
     /// The place.
     pub slot: Slot,
+    /// That its breaker lets the connection through; `None` without breakers.
+    pub permit: Option<Permit>,
     /// Where the backend stands in the layout.
     pub member: usize,
     /// How near it is.
@@ -57,7 +60,7 @@ pub fn first(
     }
     match next(table, client.origin, Avoid::default(), now, draw) {
         Some(routed) => Ok(Routed { binds, ..routed }),
-        None if table.layout.serves(client.origin) => Err(Reason::AtHardLimit),
+        None if table.layout.serves(client.origin, &table.load(now)) => Err(Reason::AtHardLimit),
         None => Err(Reason::NoBackend),
     }
 }
@@ -70,10 +73,26 @@ pub fn next(
     now: Time,
     draw: &mut impl FnMut(u64) -> u64,
 ) -> Option<Routed> {
+    table.layout.vacancy().refresh(now);
+    let load = table.load(now);
+    let next = reserved(table, origin, avoid, &load, draw);
+    if next.is_none() && table.breakers && load.all_out() {
+        return reserved(table, origin, avoid, &load.early(), draw);
+    }
+    next
+}
+
+fn reserved(
+    table: &AppTable,
+    origin: Origin,
+    avoid: Avoid<'_>,
+    load: &Observed<'_>,
+    draw: &mut impl FnMut(u64) -> u64,
+) -> Option<Routed> {
     for _ in 0..RACES {
-        let Choice { member, tier } = table.layout.pick(origin, &table.load(now), avoid, draw)?;
-        if let Some(slot) = reserve(table, member) {
-            return Some(Routed { slot, member, tier, binds: !table.rules.affinity_ttl.is_zero() });
+        let choice = table.layout.pick(origin, load, avoid, draw)?;
+        if let Reserved::Yes(routed) = reserve(table, choice, load) {
+            return Some(routed);
         }
     }
     None
@@ -97,17 +116,42 @@ fn bound(
     let Some(member) = table.place(binding.backend) else { return Bound::Nowhere };
     let Some(tier) = table.layout.tier_of(client.origin, member) else { return Bound::Nowhere };
     let load = table.load(now);
-    if table.upstream(member).dials().demoted(now) {
+    if load.standing(member) != Standing::Up {
         return Bound::Nowhere;
     }
     let homesick = now.since(binding.since) > HOMECOMING;
     if homesick && table.layout.nearer_has_room(client.origin, tier, &load, draw) {
         return Bound::Nowhere;
     }
-    reserve(table, member)
-        .map_or(Bound::Full, |slot| Bound::To(Routed { slot, member, tier, binds: true }))
+    match reserve(table, Choice { member, tier }, &load) {
+        Reserved::Yes(routed) => Bound::To(routed),
+        Reserved::Full => Bound::Full,
+        Reserved::Broken => Bound::Nowhere,
+    }
 }
 
-fn reserve(table: &AppTable, member: usize) -> Option<Slot> {
-    table.upstream(member).try_reserve(table.layout.members()[member].hard_limit)
+/// What came of asking a backend for a place.
+enum Reserved {
+    Yes(Routed),
+    /// It is at its hard limit.
+    Full,
+    /// Its breaker lets nobody through.
+    Broken,
+}
+
+/// Asks for a place, and then for the breaker's permit.
+fn reserve(table: &AppTable, choice: Choice, load: &Observed<'_>) -> Reserved {
+    let Choice { member, tier } = choice;
+    let upstream = table.upstream(member);
+    let Some(slot) = upstream.try_reserve(table.layout.members()[member].hard_limit) else {
+        return Reserved::Full;
+    };
+    let permit = if table.breakers {
+        let Some(permit) = load.permit(upstream) else { return Reserved::Broken };
+        Some(permit)
+    } else {
+        None
+    };
+    let binds = !table.rules.affinity_ttl.is_zero();
+    Reserved::Yes(Routed { slot, permit, member, tier, binds })
 }

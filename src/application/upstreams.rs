@@ -3,156 +3,26 @@
 //! A new reading of the registry makes a new table, which is swapped in whole. A backend that stays
 //! (same id, same address) keeps its [`Upstream`], and with it its count and its dial record.
 
+mod route_counts;
+mod upstream;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
-
 use crate::domain::backend::Ineligible;
-use crate::domain::balance::{Layout, Load, Member, Spill};
+use crate::domain::balance::{Layout, Load, Member, Spill, Standing};
 use crate::domain::ports::Registry;
 use crate::domain::region::Atlas;
 use crate::domain::time::Time;
 use crate::domain::{App, Backend, BackendId, Region};
-
-/// First time that a backend ranks last after a failed dial.
-const FIRST_DEMOTION: Duration = Duration::from_secs(1);
-/// Longest time that a backend ranks last without another dial.
-const LONGEST_DEMOTION: Duration = Duration::from_secs(30);
-/// How much longer than that, so that a probing dial has had its answer.
-pub const PROBE_TIME: Duration = Duration::from_millis(500);
-
-/// One backend's place in this process: what is observed of it.
-#[derive(Debug)]
-pub struct Upstream {
-    /// Its name.
-    pub id: BackendId,
-    /// Where it is dialled.
-    pub addr: SocketAddr,
-    /// The app that it serves.
-    pub app: App,
-    /// Its number in this process: never used again for another.
-    pub number: u64,
-    /// The region that it was in when it was first seen.
-    pub region: Region,
-    active: AtomicU32,
-    dials: Dials,
-    seat: ArcSwapOption<Seat>,
-}
-
-/// Where a backend stands in the table in force.
-#[derive(Debug)]
-struct Seat {
-    layout: Arc<Layout>,
-    member: usize,
-}
-
-/// A connection's place at a backend, counted while this lives.
-#[derive(Debug)]
-pub struct Slot(Arc<Upstream>);
-
-impl Upstream {
-    /// Open connections, those being dialled included.
-    #[must_use]
-    pub fn active(&self) -> u32 {
-        self.active.load(Ordering::SeqCst)
-    }
-
-    /// Whether it takes new connections by the table in force.
-    #[must_use]
-    pub fn is_seated(&self) -> bool {
-        self.seat.load().is_some()
-    }
-
-    /// What dials to it have come to.
-    #[must_use]
-    pub const fn dials(&self) -> &Dials {
-        &self.dials
-    }
-
-    /// Takes a place, unless that would make more than `limit` (0 = none) of them.
-    #[must_use]
-    pub fn try_reserve(self: &Arc<Self>, limit: u32) -> Option<Slot> {
-        let below = |active| (limit == 0 || active < limit).then(|| active + 1);
-        self.active.fetch_update(Ordering::SeqCst, Ordering::SeqCst, below).ok()?;
-        Some(Slot(Arc::clone(self)))
-    }
-}
-
-impl Slot {
-    /// Where the place is.
-    #[must_use]
-    pub const fn upstream(&self) -> &Arc<Upstream> {
-        &self.0
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::SeqCst);
-        if let Some(seat) = &*self.0.seat.load() {
-            seat.layout.vacancy().left(seat.member);
-        }
-    }
-}
-
-/// Failed dials in a row, and until when they make a backend rank last.
-#[derive(Debug, Default)]
-pub struct Dials {
-    failures: AtomicU32,
-    demoted_until: AtomicU64,
-    probing: AtomicBool,
-}
-
-impl Dials {
-    /// Whether the backend ranks last.
-    #[must_use]
-    pub fn demoted(&self, now: Time) -> bool {
-        now.nanos() < self.demoted_until.load(Ordering::Relaxed)
-    }
-
-    /// Notes a dial that failed or was not answered in time. Those that fail while the backend ranks
-    /// last already are no news. Gives the time after which to probe it when nobody does yet.
-    pub fn failed(&self, now: Time) -> Option<Duration> {
-        let until = self.demoted_until.load(Ordering::Relaxed);
-        let delay = (now.nanos() >= until).then(|| self.demote(until, now)).flatten()?;
-        (!self.probing.swap(true, Ordering::Relaxed)).then_some(delay)
-    }
-
-    /// Notes that nobody probes the backend any more.
-    pub fn probe_ended(&self) {
-        self.probing.store(false, Ordering::Relaxed);
-    }
-
-    /// Notes that the probing dial failed too. Gives the time after which to probe it again.
-    pub fn probe_failed(&self, now: Time) -> Option<Duration> {
-        let until = self.demoted_until.load(Ordering::Relaxed);
-        (until != 0).then(|| self.demote(until, now)).flatten()
-    }
-
-    /// Notes a dial that succeeded.
-    pub fn succeeded(&self) {
-        if self.demoted_until.load(Ordering::Relaxed) != 0 {
-            self.failures.store(0, Ordering::Relaxed);
-            self.demoted_until.store(0, Ordering::Relaxed);
-        }
-    }
-
-    fn demote(&self, seen: u64, now: Time) -> Option<Duration> {
-        let doublings = self.failures.load(Ordering::Relaxed).min(10);
-        let delay = (FIRST_DEMOTION * (1 << doublings)).min(LONGEST_DEMOTION);
-        let until = (now + delay + PROBE_TIME * 3 / 2).nanos();
-        // Of several that fail at once, one is counted.
-        self.demoted_until
-            .compare_exchange(seen, until, Ordering::Relaxed, Ordering::Relaxed)
-            .ok()?;
-        self.failures.fetch_add(1, Ordering::Relaxed);
-        Some(delay)
-    }
-}
+use crate::infrastructure::CircuitBreakerConfig;
+use crate::infrastructure::circuit_breaker::Permit;
+use crate::infrastructure::meters::Meters;
+pub use route_counts::RouteCounts;
+pub use upstream::{Believed, Dials, PROBE_TIME, Probe, Slot, Upstream};
 
 /// What an operator says of an app.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,6 +46,10 @@ pub struct Rules {
     pub default: AppRules,
     /// By app.
     pub apps: BTreeMap<App, AppRules>,
+    /// How breakers work; `None` = without them.
+    pub breaker: Option<CircuitBreakerConfig>,
+    /// How long a recovered or new backend takes to its full share; zero = no time.
+    pub slow_start: Duration,
 }
 
 impl Rules {
@@ -200,6 +74,13 @@ pub struct AppTable {
     pub number: u32,
     /// What its operator says of it.
     pub rules: AppRules,
+    /// Which table it is: never the same for another.
+    pub version: u64,
+    /// Whether breakers are believed.
+    pub breakers: bool,
+    slow_start: Duration,
+    /// Eligible backends whose probes fail.
+    down: AtomicUsize,
     /// The eligible backends, laid out for the decision.
     pub layout: Arc<Layout>,
     /// The eligible backends, by place in the layout.
@@ -232,10 +113,35 @@ impl AppTable {
         self.places.get(&number).copied()
     }
 
+    /// The eligible backends.
+    #[must_use]
+    pub fn upstreams(&self) -> &[Arc<Upstream>] {
+        &self.upstreams
+    }
+
     /// What is observed of the backends, for a decision made now.
     #[must_use]
-    pub const fn load(&self, now: Time) -> Observed<'_> {
-        Observed { table: self, now }
+    pub fn load(&self, now: Time) -> Observed<'_> {
+        let believed =
+            Believed { probes: !self.fails_open(), breakers: self.breakers, early: false };
+        Observed { table: self, now, believed }
+    }
+
+    /// Whether probes are ignored, because they say that no eligible backend at all is up.
+    #[must_use]
+    pub fn fails_open(&self) -> bool {
+        !self.upstreams.is_empty() && self.down.load(Ordering::SeqCst) == self.upstreams.len()
+    }
+
+    /// Notes what health checks say of a backend. Called by the control plane alone, as is
+    /// [`Roster::seat`].
+    pub fn probed(&self, upstream: &Upstream, probe: Probe, now: Time) {
+        let before = upstream.set_probe(probe, now);
+        if self.place(upstream.number).is_some() {
+            let down = self.down.load(Ordering::SeqCst) + usize::from(probe == Probe::Down)
+                - usize::from(before == Probe::Down);
+            self.down.store(down, Ordering::SeqCst);
+        }
     }
 }
 
@@ -244,6 +150,35 @@ impl AppTable {
 pub struct Observed<'a> {
     table: &'a AppTable,
     now: Time,
+    believed: Believed,
+}
+
+impl Observed<'_> {
+    /// The same when every backend is out: open breakers may be tried at once.
+    #[must_use]
+    pub const fn early(mut self) -> Self {
+        self.believed.early = true;
+        self
+    }
+
+    /// Lets a connection through a backend's breaker, or not.
+    #[must_use]
+    pub fn permit(&self, upstream: &Upstream) -> Option<Permit> {
+        upstream.permit(self.now, self.believed.early)
+    }
+
+    /// The word for why a backend is out.
+    #[must_use]
+    pub fn why_out(&self, member: usize) -> &'static str {
+        let probes = self.believed.probes && self.table.upstreams[member].probe() == Probe::Down;
+        if probes { "probe_down" } else { "breaker_open" }
+    }
+
+    /// Whether no backend of the app can be chosen, whatever its load.
+    #[must_use]
+    pub fn all_out(&self) -> bool {
+        (0..self.table.upstreams.len()).all(|member| self.standing(member) == Standing::Out)
+    }
 }
 
 impl Load for Observed<'_> {
@@ -251,8 +186,12 @@ impl Load for Observed<'_> {
         self.table.upstreams[member].active()
     }
 
-    fn demoted(&self, member: usize) -> bool {
-        self.table.upstreams[member].dials.demoted(self.now)
+    fn standing(&self, member: usize) -> Standing {
+        self.table.upstreams[member].standing(self.now, self.believed)
+    }
+
+    fn share(&self, member: usize) -> u32 {
+        self.table.upstreams[member].share(self.now, self.table.slow_start)
     }
 }
 
@@ -260,15 +199,24 @@ impl Load for Observed<'_> {
 pub type Tables = BTreeMap<App, Arc<AppTable>>;
 
 /// Makes tables, and remembers across them what must be the same.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Roster {
+    meters: Arc<Meters>,
     known: HashMap<(BackendId, App, SocketAddr), Weak<Upstream>>,
     seated: Vec<Arc<Upstream>>,
     apps: HashMap<App, u32>,
     numbers: u64,
+    versions: u64,
 }
 
 impl Roster {
+    /// Nobody is known yet.
+    #[must_use]
+    pub fn new(meters: Arc<Meters>) -> Self {
+        let (known, seated, apps) = Default::default();
+        Self { meters, known, seated, apps, numbers: 0, versions: 0 }
+    }
+
     /// The tables of a registry at `unix_now` (seconds since the epoch, for leases). Put them in force,
     /// and then [`seat`](Self::seat) them.
     pub fn tables(&mut self, registry: &Registry, rules: &Rules, unix_now: i64) -> Tables {
@@ -286,22 +234,34 @@ impl Roster {
     }
 
     /// Has places that are given back told to the tables in force. Those given back since they are
-    /// in force were told to the tables before, so everyone counts as having room once more.
-    pub fn seat(&mut self, tables: &Tables) {
+    /// in force were told to the tables before, so everyone counts as having room once more. A backend
+    /// that was not in the tables before starts slowly, but for the first tables of all.
+    pub fn seat(&mut self, tables: &Tables, now: Time) {
+        let first = self.seated.is_empty();
         for table in tables.values() {
             for (member, upstream) in table.upstreams.iter().enumerate() {
-                let seat = Seat { layout: Arc::clone(&table.layout), member };
-                upstream.seat.store(Some(Arc::new(seat)));
+                if !first && !upstream.is_seated() {
+                    upstream.start_slowly(now);
+                }
+                upstream.sit(Some((&table.layout, member)));
             }
+            let down = table.upstreams.iter().filter(|u| u.probe() == Probe::Down).count();
+            table.down.store(down, Ordering::SeqCst);
             table.layout.vacancy().refill();
         }
         let now_seated: Vec<_> = tables.values().flat_map(|t| t.upstreams.clone()).collect();
         let numbers: HashSet<u64> = now_seated.iter().map(|u| u.number).collect();
         for left in self.seated.iter().filter(|u| !numbers.contains(&u.number)) {
-            left.seat.store(None);
+            left.sit(None);
         }
         self.seated = now_seated;
         self.known.retain(|_, known| known.strong_count() > 0);
+    }
+
+    /// Every backend of which something is observed: those in the tables, and those that have left
+    /// them and still have connections.
+    pub fn known(&self) -> impl Iterator<Item = Arc<Upstream>> {
+        self.known.values().filter_map(Weak::upgrade)
     }
 
     fn app_table(
@@ -333,7 +293,7 @@ impl Roster {
         for (place, &among_chosen) in order.iter().enumerate() {
             let row = chosen[among_chosen];
             place_of[row] = place;
-            upstreams.push(self.upstream(&backends[row]));
+            upstreams.push(self.upstream(&backends[row], rules));
         }
         let places = upstreams.iter().enumerate().map(|(p, u)| (u.number, p)).collect();
         let rows = backends
@@ -342,30 +302,42 @@ impl Roster {
             .zip(place_of)
             .map(|((backend, eligible), place)| Row { backend, place: eligible.map(|()| place) })
             .collect();
+        self.versions += 1;
         let next = u32::try_from(self.apps.len()).unwrap_or(u32::MAX);
         let number = *self.apps.entry(name.clone()).or_insert(next);
         let layout = Arc::new(layout);
-        AppTable { name, number, rules: app_rules, layout, upstreams, places, rows }
+        AppTable {
+            name,
+            number,
+            version: self.versions,
+            rules: app_rules,
+            breakers: rules.breaker.is_some(),
+            slow_start: rules.slow_start,
+            down: AtomicUsize::new(0),
+            layout,
+            upstreams,
+            places,
+            rows,
+        }
     }
 
     /// The backend's place in this process: the one that it has, also when it comes back while
     /// connections of its earlier row are still open, so that they count against its hard limit.
-    fn upstream(&mut self, backend: &Backend) -> Arc<Upstream> {
+    fn upstream(&mut self, backend: &Backend, rules: &Rules) -> Arc<Upstream> {
         let identity = (backend.id.clone(), backend.app.clone(), backend.addr());
+        let id = backend.id.as_str();
         if let Some(known) = self.known.get(&identity).and_then(Weak::upgrade) {
+            self.meters.restore(id, &known.meter);
+            known.meter.set_region(backend.region.as_str());
             return known;
         }
         self.numbers += 1;
-        let upstream = Arc::new(Upstream {
-            id: backend.id.clone(),
-            addr: backend.addr(),
-            app: backend.app.clone(),
-            number: self.numbers,
-            region: backend.region.clone(),
-            active: AtomicU32::new(0),
-            dials: Dials::default(),
-            seat: ArcSwapOption::empty(),
-        });
+        let meter = self.meters.backend(id);
+        meter.set_region(backend.region.as_str());
+        let region = backend.region.clone();
+        let breaker = rules.breaker.unwrap_or_default();
+        let upstream = Upstream::new(identity.clone(), self.numbers, region, meter, breaker);
+        let upstream = Arc::new(upstream);
         self.known.insert(identity, Arc::downgrade(&upstream));
         upstream
     }
@@ -386,6 +358,8 @@ mod tests {
                 idle_timeout: Duration::from_secs(3_600),
             },
             apps: BTreeMap::new(),
+            breaker: None,
+            slow_start: Duration::from_secs(30),
         }
     }
 
@@ -412,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_backend_that_stays_keeps_its_count_and_one_that_moves_starts_afresh() {
-        let mut roster = Roster::default();
+        let mut roster = Roster::new(Arc::default());
         let (a, b) = (backend("a", "10.0.0.1"), backend("b", "10.0.0.2"));
         let first = roster.tables(&registry(&[a.clone(), b]), &rules(), 0);
         let mut heavier = a;
@@ -424,43 +398,19 @@ mod tests {
 
     #[test]
     fn connections_of_a_removed_row_count_when_it_comes_back() {
-        let mut roster = Roster::default();
+        let mut roster = Roster::new(Arc::default());
         let row = backend("a", "10.0.0.1");
         let tables = roster.tables(&registry(std::slice::from_ref(&row)), &rules(), 0);
-        roster.seat(&tables);
+        roster.seat(&tables, Time::ZERO);
         let upstream = Arc::clone(tables.values().next().unwrap().upstream(0));
         let slot = upstream.try_reserve(1).unwrap();
         let none = roster.tables(&registry(&[]), &rules(), 0);
-        roster.seat(&none);
+        roster.seat(&none, Time::ZERO);
         assert!(!upstream.is_seated());
         let tables = roster.tables(&registry(&[row]), &rules(), 0);
         let again = tables.values().next().unwrap().upstream(0);
         assert!(again.try_reserve(1).is_none());
         drop(slot);
         assert!(again.try_reserve(1).is_some());
-    }
-
-    #[test]
-    fn a_dead_backend_ranks_last_for_a_second_doubling_to_thirty_until_a_dial_succeeds() {
-        let dials = Dials::default();
-        let mut now = Time::ZERO + Duration::from_secs(1);
-        for expected in [1, 2, 4, 8, 16, 30, 30] {
-            let delay = dials.probe_failed(now).or_else(|| dials.failed(now)).unwrap();
-            assert_eq!(delay, Duration::from_secs(expected));
-            assert_eq!(dials.failed(now), None, "a second failure at once is no news");
-            now = now + delay;
-            assert!(dials.demoted(now), "until the probe has its answer");
-        }
-        dials.succeeded();
-        dials.probe_ended();
-        assert!(!dials.demoted(now));
-        assert_eq!(dials.failed(now), Some(FIRST_DEMOTION));
-    }
-
-    #[test]
-    fn without_a_probe_the_demotion_ends_by_itself() {
-        let dials = Dials::default();
-        let _ = dials.failed(Time::ZERO);
-        assert!(!dials.demoted(Time::ZERO + Duration::from_secs(2)));
     }
 }

@@ -10,8 +10,8 @@ mod vacancy;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use vacancy::Bits;
 pub use vacancy::Vacancy;
+use vacancy::{Bits, Hints};
 
 use super::geo::Country;
 use super::region::{Atlas, Region, known_regions};
@@ -54,7 +54,7 @@ impl Tier {
 }
 
 /// Where a client is, in the terms of one [`Layout`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
     country: Option<Country>,
     region: Option<u32>,
@@ -65,6 +65,12 @@ impl Origin {
     #[must_use]
     pub const fn country(self) -> Option<Country> {
         self.country
+    }
+
+    /// The region alone.
+    #[must_use]
+    pub const fn without_country(self) -> Self {
+        Self { country: None, region: self.region }
     }
 }
 
@@ -101,8 +107,26 @@ impl Member {
 pub trait Load {
     /// Open connections of a member.
     fn active(&self, member: usize) -> u32;
-    /// Whether a member ranks behind all others for now (its last dial failed).
-    fn demoted(&self, member: usize) -> bool;
+    /// How a member stands.
+    fn standing(&self, member: usize) -> Standing;
+    /// How much of its weight counts, in thousandths: less than [`FULL_SHARE`] while it warms up.
+    fn share(&self, _: usize) -> u32 {
+        FULL_SHARE
+    }
+}
+
+/// All of a member's weight.
+pub const FULL_SHARE: u32 = 1_000;
+
+/// How a member stands, besides its load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It can be chosen.
+    Up,
+    /// It ranks behind all others (its last dial failed).
+    Last,
+    /// It is not chosen (its probes fail, its breaker is open).
+    Out,
 }
 
 /// Members and regions that a further try should not go to.
@@ -233,6 +257,12 @@ impl Layout {
         &self.members
     }
 
+    /// The number of a member's region in this layout.
+    #[must_use]
+    pub fn region_number(&self, member: usize) -> u32 {
+        self.member_region[member]
+    }
+
     /// Which members may have room.
     #[must_use]
     pub const fn vacancy(&self) -> &Vacancy {
@@ -294,14 +324,16 @@ impl Layout {
         self.allows(origin, tier).then_some(tier)
     }
 
-    /// Whether any member at all may serve the client.
+    /// Whether any member that may serve the client is not out, which it is full then, when none
+    /// was picked.
     #[must_use]
-    pub fn serves(&self, origin: Origin) -> bool {
-        self.tiers(origin).any(|(_, span)| span.parts().iter().any(|part| !part.is_empty()))
+    pub fn serves(&self, origin: Origin, load: &impl Load) -> bool {
+        let stands = |member: usize| load.standing(member) != Standing::Out;
+        self.tiers(origin).any(|(_, span)| span.parts().iter().cloned().flatten().any(stands))
     }
 
     /// Chooses a backend: below its soft limit in the nearest tier that has one, else below its
-    /// hard limit in the nearest tier, else a demoted one. `draw(n)` gives a number below `n`.
+    /// hard limit in the nearest tier, else one that ranks last. `draw(n)` gives a number below `n`.
     ///
     /// The answer is a proposal: the caller reserves the connection's place and asks again when
     /// somebody else took it in between.
@@ -312,11 +344,15 @@ impl Layout {
         avoid: Avoid<'_>,
         draw: &mut impl FnMut(u64) -> u64,
     ) -> Option<Choice> {
-        [Band::BelowSoft, Band::BelowHard, Band::Demoted].into_iter().find_map(|band| {
-            self.tiers(origin).find_map(|(tier, span)| {
-                let member = self.pick_within(&span, band, load, avoid, draw)?;
+        let mut lot = Lot::default();
+        [Band::BelowSoft, Band::BelowHard, Band::Last].into_iter().find_map(|band| {
+            let wanted = Wanted { band, load, avoid };
+            let chosen = self.tiers(origin).find_map(|(tier, span)| {
+                let member = self.pick_within(&span, tier, &wanted, &mut lot, draw)?;
                 Some(Choice { member, tier })
-            })
+            });
+            // Who warms up gets what nobody else takes.
+            chosen.or(lot.held_back)
         })
     }
 
@@ -328,24 +364,25 @@ impl Layout {
         load: &impl Load,
         draw: &mut impl FnMut(u64) -> u64,
     ) -> bool {
-        self.tiers(origin).take_while(|(nearer, _)| *nearer < tier).any(|(_, span)| {
-            self.pick_within(&span, Band::BelowSoft, load, Avoid::default(), draw).is_some()
+        let wanted = Wanted { band: Band::BelowSoft, load, avoid: Avoid::default() };
+        let mut lot = Lot::default();
+        self.tiers(origin).take_while(|(nearer, _)| *nearer < tier).any(|(nearer, span)| {
+            self.pick_within(&span, nearer, &wanted, &mut lot, draw).is_some()
         })
     }
 
     fn pick_within(
         &self,
         span: &Span<'_>,
-        band: Band,
-        load: &impl Load,
-        avoid: Avoid<'_>,
+        tier: Tier,
+        wanted: &Wanted<'_, impl Load>,
+        lot: &mut Lot,
         draw: &mut impl FnMut(u64) -> u64,
     ) -> Option<usize> {
-        let room = self.room(band);
-        if !span.parts().iter().any(|part| room.any(part)) {
+        let hints = self.hints(wanted.band);
+        if !span.parts().iter().any(|part| hints.any(part)) {
             return None;
         }
-        let fits = |member: usize| self.fits(member, band, load, avoid);
         let total: u64 = span.parts().iter().map(|part| self.weight_of(part)).sum();
         for _ in 0..DRAWS {
             let first = self.at_weight(span, draw(total));
@@ -359,30 +396,38 @@ impl Layout {
                 }
                 self.at_weight(span, weight)
             };
-            match (fits(first), fits(second)) {
-                (Some(a), Some(b)) => {
-                    let heavier = a * u64::from(self.members[second].weight)
-                        > b * u64::from(self.members[first].weight);
-                    return Some(if heavier { second } else { first });
-                }
+            let [a, b] = [first, second].map(|member| {
+                let fit = self.fits(member, wanted)?;
+                lot.admits(fit, Choice { member, tier }, draw).then_some(fit)
+            });
+            match (a, b) {
+                (Some(a), Some(b)) => return Some(if a.heavier_than(b) { second } else { first }),
                 (Some(_), None) => return Some(first),
                 (None, Some(_)) => return Some(second),
                 (None, None) => {}
             }
         }
-        span.parts().iter().find_map(|part| room.find(part, draw, |m| fits(m).is_some()))
+        let from = draw(total);
+        span.parts().iter().find_map(|part| {
+            let middle = part.start + usize::try_from(from).unwrap_or_default() % part.len().max(1);
+            hints.find(part, middle, |member| {
+                self.fits(member, wanted)
+                    .is_some_and(|fit| lot.admits(fit, Choice { member, tier }, draw))
+            })
+        })
     }
 
-    /// The member's open connections, if it may be chosen in this band.
-    fn fits(&self, member: usize, band: Band, load: &impl Load, avoid: Avoid<'_>) -> Option<u64> {
+    /// The member's load, if it may be chosen in this band.
+    fn fits(&self, member: usize, wanted: &Wanted<'_, impl Load>) -> Option<Fit> {
+        let Wanted { band, load, avoid } = wanted;
         let row = &self.members[member];
+        let room = self.room(*band);
         let has_room = |active| match band {
             Band::BelowSoft => row.below_soft(active),
-            Band::BelowHard | Band::Demoted => row.below_hard(active),
+            Band::BelowHard | Band::Last => row.below_hard(active),
         };
         let active = load.active(member);
         if !has_room(active) {
-            let room = self.room(band);
             room.clear(member);
             // One that left before the bit was cleared did not set it: look once more.
             if has_room(load.active(member)) {
@@ -390,16 +435,37 @@ impl Layout {
             }
             return None;
         }
-        let fits = load.demoted(member) == (band == Band::Demoted)
-            && !avoid.members.contains(&member)
-            && !avoid.regions.contains(&row.region);
-        fits.then_some(u64::from(active))
+        let standing = load.standing(member);
+        match band {
+            Band::BelowSoft | Band::BelowHard if standing != Standing::Up => {
+                self.vacancy.up.clear(member);
+                if load.standing(member) == Standing::Up {
+                    self.vacancy.up.set(member);
+                }
+                return None;
+            }
+            Band::Last if standing == Standing::Out => return None,
+            _ => {}
+        }
+        let fits = !avoid.members.contains(&member) && !avoid.regions.contains(&row.region);
+        let share = load.share(member);
+        let weight = u64::from(row.weight) * u64::from(share);
+        fits.then_some(Fit { active: u64::from(active), weight, share })
+    }
+
+    /// Where a search of a band begins.
+    const fn hints(&self, band: Band) -> Hints<'_> {
+        let up = match band {
+            Band::BelowSoft | Band::BelowHard => Some(&self.vacancy.up),
+            Band::Last => None,
+        };
+        Hints { room: self.room(band), up }
     }
 
     const fn room(&self, band: Band) -> &Bits {
         match band {
             Band::BelowSoft => &self.vacancy.below_soft,
-            Band::BelowHard | Band::Demoted => &self.vacancy.below_hard,
+            Band::BelowHard | Band::Last => &self.vacancy.below_hard,
         }
     }
 
@@ -495,7 +561,53 @@ fn country_parts(members: &[Member], range: Range<usize>) -> Vec<(Country, Range
 enum Band {
     BelowSoft,
     BelowHard,
-    Demoted,
+    /// Whoever is not out.
+    Last,
+}
+
+/// What a search is for.
+struct Wanted<'a, L> {
+    band: Band,
+    load: &'a L,
+    avoid: Avoid<'a>,
+}
+
+/// A member that may be chosen, as it is compared with another.
+#[derive(Clone, Copy)]
+struct Fit {
+    active: u64,
+    /// In thousandths.
+    weight: u64,
+    share: u32,
+}
+
+impl Fit {
+    const fn heavier_than(self, other: Self) -> bool {
+        self.active * other.weight > other.active * self.weight
+    }
+}
+
+/// One draw that decides, for the whole decision, whether members that warm up take part: so a share
+/// of a tenth is one decision in ten, however many members share it.
+#[derive(Default)]
+struct Lot {
+    drawn: Option<u64>,
+    /// The first, and so the nearest, that did not take part.
+    held_back: Option<Choice>,
+}
+
+impl Lot {
+    fn admits(&mut self, fit: Fit, choice: Choice, draw: &mut impl FnMut(u64) -> u64) -> bool {
+        if fit.share >= FULL_SHARE {
+            return true;
+        }
+        let drawn = *self.drawn.get_or_insert_with(|| draw(u64::from(FULL_SHARE)));
+        let admits = drawn < u64::from(fit.share);
+        if !admits {
+            self.held_back.get_or_insert(choice);
+        }
+        admits
+    }
 }
 
 /// The members of one tier.

@@ -65,16 +65,45 @@ impl fmt::Debug for Country {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientKey(u64);
 
+/// What marks an IPv4 client. `0001::/16` is reserved (RFC 4291), so no IPv6 client has a prefix that
+/// collides.
+const V4: u64 = 1 << 48;
+
 impl From<IpAddr> for ClientKey {
     fn from(ip: IpAddr) -> Self {
         match ip.to_canonical() {
-            // 0001::/16 is reserved (RFC 4291), so no IPv6 client has a prefix that collides.
-            IpAddr::V4(v4) => Self(1 << 48 | u64::from(v4.to_bits())),
+            IpAddr::V4(v4) => Self(V4 | u64::from(v4.to_bits())),
             IpAddr::V6(v6) => {
                 let [a, b, c, d, ..] = v6.segments();
                 Self(u64::from(a) << 48 | u64::from(b) << 32 | u64::from(c) << 16 | u64::from(d))
             }
         }
+    }
+}
+
+impl ClientKey {
+    /// A number that no other client has: an IPv6 client's /64, or the IPv4 address below a mark.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The number of the IPv6 /48 around the client, the most that one site is usually given
+    /// (RFC 6177); none for an IPv4 address.
+    #[must_use]
+    pub const fn site(self) -> Option<u64> {
+        if self.0 >> 48 == V4 >> 48 { None } else { Some(self.0 >> 16) }
+    }
+}
+
+impl fmt::Display for ClientKey {
+    /// The address, or the /64.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 >> 32 == V4 >> 32 {
+            let bits = u32::try_from(self.0 & u64::from(u32::MAX)).unwrap_or_default();
+            return write!(f, "{}", Ipv4Addr::from_bits(bits));
+        }
+        write!(f, "{}/64", Ipv6Addr::from_bits(u128::from(self.0) << 64))
     }
 }
 
@@ -113,6 +142,18 @@ mod tests {
         assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
         assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
         assert_ne!(key("::1"), key("0.0.0.0"));
+        assert_eq!(key("::ffff:192.0.2.1").to_string(), "192.0.2.1");
+        assert_eq!(key("2001:db8:1:2:ffff::9").to_string(), "2001:db8:1:2::/64");
+        assert_eq!(key("::1").to_string(), "::/64");
+    }
+
+    #[test]
+    fn a_site_is_a_48_and_ipv4_has_none() {
+        assert_eq!(key("2001:db8:1:2::1").site(), key("2001:db8:1:ffff::1").site());
+        assert_ne!(key("2001:db8:1:2::1").site(), key("2001:db8:2:2::1").site());
+        assert_eq!(key("::1").site(), Some(0));
+        assert_eq!(key("192.0.2.1").site(), None);
+        assert_eq!(key("::ffff:192.0.2.1").site(), None);
     }
 
     #[test]

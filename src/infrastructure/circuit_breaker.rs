@@ -24,8 +24,8 @@ use std::sync::{
 
 use crate::clock;
 use crate::domain::time::Time;
-pub use machine::{State, Transition};
 use machine::{Machine, Pass};
+pub use machine::{State, Transition};
 
 /// When a breaker opens, tries and closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +52,8 @@ pub struct CircuitBreaker {
 }
 
 struct Shared {
-    /// The generation, and whether the machine is closed and whether it is quiet. Written under the
-    /// lock, read without it.
+    /// The generation, and whether the machine is closed, quiet or open. Written under the lock, read
+    /// without it.
     face: AtomicU64,
     /// From when on a call may pass, in nanoseconds. Likewise.
     admits_from: AtomicU64,
@@ -62,7 +62,8 @@ struct Shared {
 
 const CLOSED: u64 = 1;
 const QUIET: u64 = 2;
-const FLAGS: u32 = 2;
+const OPEN: u64 = 4;
+const FLAGS: u32 = 3;
 
 /// A call that was let through. Report its result once; dropped without one, it counts for nothing
 /// and gives the place of its trial back. A result counts only in the state that let it through.
@@ -131,6 +132,12 @@ impl CircuitBreaker {
         now.nanos() >= self.shared.admits_from.load(Ordering::Relaxed)
     }
 
+    /// The same for [`try_acquire_early_at`](Self::try_acquire_early_at).
+    #[must_use]
+    pub fn admits_early(&self, now: Time) -> bool {
+        self.shared.face.load(Ordering::Relaxed) & OPEN != 0 || self.admits(now)
+    }
+
     /// Its state; an open one whose timeout is over counts as half-open.
     #[must_use]
     pub fn state_at(&self, now: Time) -> State {
@@ -157,6 +164,7 @@ impl CircuitBreaker {
     }
 }
 
+#[expect(clippy::must_use_candidate, reason = "what changed is for whoever logs it")]
 impl Permit {
     /// The call succeeded.
     pub fn success_at(self, now: Time) -> Option<Transition> {
@@ -223,7 +231,8 @@ impl Shared {
 fn face_of(machine: &Machine) -> u64 {
     let closed = if machine.is_closed() { CLOSED } else { 0 };
     let quiet = if machine.is_quiet() { QUIET } else { 0 };
-    machine.generation() << FLAGS | closed | quiet
+    let open = if machine.is_open() { OPEN } else { 0 };
+    machine.generation() << FLAGS | closed | quiet | open
 }
 
 impl fmt::Debug for CircuitBreaker {

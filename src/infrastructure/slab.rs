@@ -48,7 +48,7 @@ struct Entry<T> {
     generation: u32,
     touched: u32,
     born: u32,
-    settled: bool,
+    milestone: u8,
 }
 
 /// The times of an entry, in ticks of the caller's.
@@ -58,8 +58,8 @@ pub struct Age {
     pub born: u32,
     /// When it was last touched.
     pub touched: u32,
-    /// Whether [`Slab::settle`] was called.
-    pub settled: bool,
+    /// What [`Slab::reach`] was last called with; 0 before.
+    pub milestone: u8,
 }
 
 impl<T> Default for Slab<T> {
@@ -92,14 +92,14 @@ impl<T> Slab<T> {
                 generation: 0,
                 touched: tick,
                 born: tick,
-                settled: false,
+                milestone: 0,
             });
             place
         };
         self.generations = self.generations.wrapping_add(1).max(1);
         let entry = &mut self.entries[place as usize];
         entry.generation = self.generations;
-        (entry.touched, entry.born, entry.settled) = (tick, tick, false);
+        (entry.touched, entry.born, entry.milestone) = (tick, tick, 0);
         Some(Key { place, generation: entry.generation })
     }
 
@@ -137,10 +137,10 @@ impl<T> Slab<T> {
         }
     }
 
-    /// Marks an entry, once.
-    pub fn settle(&mut self, key: Key) {
+    /// Notes how far an entry has come.
+    pub fn reach(&mut self, key: Key, milestone: u8) {
         if let Some(entry) = self.entry(key) {
-            entry.settled = true;
+            entry.milestone = milestone;
         }
     }
 
@@ -154,8 +154,8 @@ impl<T> Slab<T> {
     #[must_use]
     pub fn age(&self, key: Key) -> Option<Age> {
         let entry = self.entries.get(key.place as usize)?;
-        let Entry { born, touched, settled, generation, .. } = *entry;
-        (generation == key.generation).then_some(Age { born, touched, settled })
+        let Entry { born, touched, milestone, generation, .. } = *entry;
+        (generation == key.generation).then_some(Age { born, touched, milestone })
     }
 
     /// Every value's key and age.
@@ -163,8 +163,8 @@ impl<T> Slab<T> {
         self.entries.iter().zip(0..).filter(|(entry, _)| entry.value.is_some()).map(
             |(entry, place)| {
                 let key = Key { place, generation: entry.generation };
-                let Entry { born, touched, settled, .. } = *entry;
-                (key, Age { born, touched, settled })
+                let Entry { born, touched, milestone, .. } = *entry;
+                (key, Age { born, touched, milestone })
             },
         )
     }

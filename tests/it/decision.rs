@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use allocation_counter::measure;
 use edgeproxy::domain::affinity::Affinity;
-use edgeproxy::domain::balance::{Avoid, Layout, Load, Member, Spill};
+use edgeproxy::domain::balance::{Avoid, Layout, Load, Member, Spill, Standing};
 use edgeproxy::domain::region::Atlas;
 use edgeproxy::domain::time::Time;
 
@@ -30,8 +30,8 @@ impl Load for Active {
         self.0[member]
     }
 
-    fn demoted(&self, _: usize) -> bool {
-        false
+    fn standing(&self, _: usize) -> Standing {
+        Standing::Up
     }
 }
 

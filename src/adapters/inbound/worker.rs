@@ -48,7 +48,8 @@ impl Worker {
             reactor.watch_listener(listener.socket(), listener_token(place))?;
         }
         let ended = Arc::new(Ended::default());
-        let proxy = Proxy::new(Arc::clone(&shared), reactor, log.writer(), Arc::clone(&ended));
+        let log = log.writer();
+        let proxy = Proxy::new(Arc::clone(&shared), reactor, log, Arc::clone(&ended), number);
         let (running, ending) = oneshot::channel();
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             run(proxy, listeners, &shared);

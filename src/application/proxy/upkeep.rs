@@ -3,16 +3,23 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::{Proxy, Relaying, Stage, TICKS_PER_SEC, connect, dial_tools, idle_ticks, ticks};
+use super::{Proxy, Stage, TICKS_PER_SEC, connect, dial_tools, idle_ticks, ticks};
 use crate::application::account::Reason;
 use crate::domain::time::Time;
 use crate::infrastructure::shutdown::Drain;
-use crate::infrastructure::slab::Key;
+use crate::infrastructure::slab::{Age, Key};
 
 /// How often connections are looked over for idle ones.
 const SWEEP: Duration = Duration::from_millis(250);
-/// When a connection counts as long-lived and is worth keepalives, in ticks.
-const SETTLED: u32 = 30 * TICKS_PER_SEC;
+/// How long a connected backend must not reset to count as a success, without having said anything.
+const PROVED: Duration = Duration::from_secs(1);
+/// How often metrics hear of connections that go on.
+const COUNT: Duration = Duration::from_secs(1);
+/// What connections reach with age, each at so many ticks.
+const MILESTONES: [(u8, u32); 2] = [(PROVED_GOOD, TICKS_PER_SEC), (SETTLED, 30 * TICKS_PER_SEC)];
+const PROVED_GOOD: u8 = 1;
+/// Long-lived, and worth keepalives.
+const SETTLED: u8 = 2;
 /// How often some connections are closed while a drain runs out of time.
 const FORCE_STEP: Duration = Duration::from_millis(20);
 
@@ -73,38 +80,54 @@ impl Proxy {
         self.dialled(id, connection, progress, now);
     }
 
-    /// Looks over all connections: ends the idle ones, asks after the long-lived ones.
+    /// Looks over all connections: ends the idle ones, counts what the others moved, and sees who has
+    /// come of age.
     fn sweep(&mut self, now: Time) {
         let tick = ticks(now);
         let snapshot = self.shared.snapshot.load();
         let shortest = idle_ticks(snapshot.shortest_idle);
         let user_timeout = snapshot.user_timeout;
         drop(snapshot);
+        let since = ticks(self.counted).wrapping_sub(1);
+        let counts = now.since(self.counted) >= COUNT;
+        if counts {
+            self.counted = now;
+        }
         let due: Vec<Key> = self
             .connections
             .ages()
             .filter(|(_, age)| {
-                let settles = !age.settled && tick.wrapping_sub(age.born) >= SETTLED;
-                settles || tick.wrapping_sub(age.touched) > shortest
+                next_milestone(age, tick).is_some()
+                    || tick.wrapping_sub(age.touched) > shortest
+                    || (counts && tick.wrapping_sub(age.touched) <= tick.wrapping_sub(since))
             })
             .map(|(id, _)| id)
             .collect();
         for id in due {
             let Some(age) = self.connections.age(id) else { continue };
-            let Some(connection) = self.connections.take(id) else { continue };
-            let Stage::Relaying(Relaying { relay, .. }) = &connection.stage else {
+            let Some(mut connection) = self.connections.take(id) else { continue };
+            let (idle_ticks, accepted) = (connection.idle_ticks, connection.accepted);
+            let Stage::Relaying(relaying) = &mut connection.stage else {
                 self.connections.put(id, connection);
                 continue;
             };
             // Both moments are rounded down to ticks, so that equal is not yet enough.
-            if tick.wrapping_sub(age.touched) > connection.idle_ticks {
+            if tick.wrapping_sub(age.touched) > idle_ticks {
                 self.end(id, connection, Reason::Idle, now);
                 continue;
             }
-            if !age.settled && tick.wrapping_sub(age.born) >= SETTLED {
-                relay.client.keep_alive(user_timeout);
-                relay.backend.keep_alive(user_timeout);
-                self.connections.settle(id);
+            relaying.count(&self.shared.meters, self.share);
+            match next_milestone(&age, tick) {
+                Some(PROVED_GOOD) if now.since(accepted + relaying.setup) >= PROVED => {
+                    relaying.has_proved_good(now);
+                    self.connections.reach(id, PROVED_GOOD);
+                }
+                Some(SETTLED) => {
+                    relaying.relay.client.keep_alive(user_timeout);
+                    relaying.relay.backend.keep_alive(user_timeout);
+                    self.connections.reach(id, SETTLED);
+                }
+                _ => {}
             }
             self.connections.put(id, connection);
         }
@@ -134,4 +157,11 @@ impl Proxy {
             }
         }
     }
+}
+
+/// What a connection of this age has not reached yet and could.
+fn next_milestone(age: &Age, tick: u32) -> Option<u8> {
+    let lived = tick.wrapping_sub(age.born);
+    let next = MILESTONES.iter().find(|(milestone, _)| age.milestone < *milestone);
+    next.filter(|(_, at)| lived >= *at).map(|(milestone, _)| *milestone)
 }

@@ -3,21 +3,33 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::time::Time;
 
 const REGIONS: [&str; 5] = ["sa", "us", "eu", "ap", "lab"];
 const COUNTRIES: [&str; 6] = ["", "BR", "CL", "US", "DE", "JP"];
 
 struct Observed {
     active: Vec<u32>,
-    demoted: Vec<bool>,
+    standing: Vec<Standing>,
+    share: Vec<u32>,
+}
+
+impl Observed {
+    fn up(active: Vec<u32>) -> Self {
+        let size = active.len();
+        Self { active, standing: vec![Standing::Up; size], share: vec![FULL_SHARE; size] }
+    }
 }
 
 impl Load for Observed {
     fn active(&self, member: usize) -> u32 {
         self.active[member]
     }
-    fn demoted(&self, member: usize) -> bool {
-        self.demoted[member]
+    fn standing(&self, member: usize) -> Standing {
+        self.standing[member]
+    }
+    fn share(&self, member: usize) -> u32 {
+        self.share[member]
     }
 }
 
@@ -62,19 +74,13 @@ fn model_nearness(from: Option<Country>, at: &Member, spill: Spill) -> Option<(u
     allowed.then_some((tier, if tier == 3 { rank } else { 0 }))
 }
 
-fn members() -> impl Strategy<Value = Vec<(Member, u32, bool)>> {
-    let one = (
-        0..REGIONS.len(),
-        0..COUNTRIES.len(),
-        1..9_u32,
-        0..4_u32,
-        0..6_u32,
-        0..6_u32,
-        any::<bool>(),
-    )
-        .prop_map(|(r, c, weight, soft, hard, active, demoted)| {
-            (member(REGIONS[r], COUNTRIES[c], weight, soft, hard), active, demoted)
-        });
+fn members() -> impl Strategy<Value = Vec<(Member, u32, Standing)>> {
+    let standing = prop_oneof![Just(Standing::Up), Just(Standing::Last), Just(Standing::Out)];
+    let one =
+        (0..REGIONS.len(), 0..COUNTRIES.len(), 1..9_u32, 0..4_u32, 0..6_u32, 0..6_u32, standing)
+            .prop_map(|(r, c, weight, soft, hard, active, standing)| {
+                (member(REGIONS[r], COUNTRIES[c], weight, soft, hard), active, standing)
+            });
     proptest::collection::vec(one, 0..40)
 }
 
@@ -90,17 +96,17 @@ proptest! {
         let from = country(COUNTRIES[from]);
         let given: Vec<Member> = rows.iter().map(|row| row.0.clone()).collect();
         let (layout, order) = Layout::new(&given, &region("sa"), &Atlas::default(), spill);
-        let load = Observed {
-            active: order.iter().map(|&i| rows[i].1).collect(),
-            demoted: order.iter().map(|&i| rows[i].2).collect(),
-        };
+        let mut load = Observed::up(order.iter().map(|&i| rows[i].1).collect());
+        load.standing = order.iter().map(|&i| rows[i].2).collect();
         let rank = |m: usize| {
             let row = &layout.members()[m];
             let near = model_nearness(from, row, spill)?;
-            if tried.contains(&m) || !row.below_hard(load.active[m]) {
+            let out = load.standing[m] == Standing::Out;
+            if out || tried.contains(&m) || !row.below_hard(load.active[m]) {
                 return None;
             }
-            Some((load.demoted[m], load.demoted[m] || !row.below_soft(load.active[m]), near))
+            let last = load.standing[m] == Standing::Last;
+            Some((last, last || !row.below_soft(load.active[m]), near))
         };
         let best = (0..rows.len()).filter_map(rank).min();
         let avoid = Avoid { members: &tried, regions: &[] };
@@ -124,7 +130,7 @@ proptest! {
     fn a_place_given_back_is_found_again(soft in 1..5_u32, size in 1..200_usize, seed: u64) {
         let layout = layout(&vec![member("sa", "BR", 1, soft, soft); size], Spill::Any);
         let origin = layout.origin(country("BR"), false);
-        let mut load = Observed { active: vec![soft; size], demoted: vec![false; size] };
+        let mut load = Observed::up(vec![soft; size]);
         prop_assert_eq!(layout.pick(origin, &load, Avoid::default(), &mut seeded(seed)), None);
         let lucky = usize::try_from(seed % size as u64).unwrap();
         load.active[lucky] -= 1;
@@ -148,7 +154,7 @@ fn shares(layout: &Layout, load: &Observed, rounds: usize) -> Vec<usize> {
 #[test]
 fn idle_backends_share_in_proportion_to_weight() {
     let layout = layout(&[member("sa", "BR", 1, 0, 0), member("sa", "BR", 10, 0, 0)], Spill::Any);
-    let load = Observed { active: vec![0, 0], demoted: vec![false; 2] };
+    let load = Observed::up(vec![0; 2]);
     let counts = shares(&layout, &load, 11_000);
     assert!((900..1_100).contains(&counts[0]), "{counts:?}");
 }
@@ -158,7 +164,7 @@ fn long_connections_even_out_by_load_over_weight() {
     let given =
         vec![member("sa", "BR", 1, 0, 0), member("sa", "BR", 3, 0, 0), member("sa", "BR", 2, 0, 0)];
     let layout = layout(&given, Spill::Any);
-    let mut load = Observed { active: vec![0; 3], demoted: vec![false; 3] };
+    let mut load = Observed::up(vec![0; 3]);
     let mut draw = seeded(3);
     for _ in 0..600 {
         let origin = layout.origin(country("BR"), false);
@@ -173,16 +179,64 @@ fn long_connections_even_out_by_load_over_weight() {
 #[test]
 fn the_last_one_below_soft_among_ten_thousand_is_found() {
     let layout = layout(&vec![member("sa", "BR", 1, 5, 9); 10_000], Spill::Any);
-    let mut load = Observed { active: vec![5; 10_000], demoted: vec![false; 10_000] };
+    let mut load = Observed::up(vec![5; 10_000]);
     load.active[7_777] = 4;
     let counts = shares(&layout, &load, 50);
     assert_eq!(counts[7_777], 50);
 }
 
 #[test]
+fn one_that_warms_up_gets_its_share_of_its_share() {
+    let given = vec![member("sa", "BR", 1, 0, 0); 2];
+    let layout = layout(&given, Spill::Any);
+    let mut load = Observed::up(vec![0; 2]);
+    for (share, expected) in [(100, 500), (500, 2_500), (FULL_SHARE, 5_000)] {
+        load.share[0] = share;
+        let counts = shares(&layout, &load, 10_000);
+        assert!(counts[0].abs_diff(expected) < 200, "{share}: {counts:?}");
+    }
+}
+
+#[test]
+fn what_a_tier_that_warms_up_does_not_get_goes_to_the_next_and_comes_back_when_there_is_none() {
+    let near = member("sa", "BR", 1, 0, 0);
+    let far = member("us", "US", 1, 0, 0);
+    let two_tiers = layout(&[near.clone(), near.clone(), far], Spill::Any);
+    let mut load = Observed::up(vec![0; 3]);
+    (load.share[0], load.share[1]) = (100, 100);
+    let counts = shares(&two_tiers, &load, 10_000);
+    assert!(counts[2].abs_diff(9_000) < 200, "{counts:?}");
+
+    let alone = layout(&[near.clone(), near], Spill::Any);
+    let mut load = Observed::up(vec![0; 2]);
+    (load.share[0], load.share[1]) = (100, 100);
+    let counts = shares(&alone, &load, 10_000);
+    assert!(counts[0].abs_diff(5_000) < 300, "{counts:?}");
+}
+
+#[test]
+fn one_that_rises_is_found_at_once_when_told_of_and_else_when_hints_are_refreshed() {
+    let layout = layout(&vec![member("sa", "BR", 1, 0, 0); 5_000], Spill::Any);
+    let mut load = Observed::up(vec![0; 5_000]);
+    load.standing.fill(Standing::Out);
+    load.standing[0] = Standing::Last;
+    assert_eq!(shares(&layout, &load, 20)[0], 20);
+    for risen in [17, 4_711] {
+        load.standing.fill(Standing::Out);
+        load.standing[risen] = Standing::Up;
+        if risen == 17 {
+            layout.vacancy().risen(risen);
+        } else {
+            layout.vacancy().refresh(Time::ZERO + std::time::Duration::from_secs(1));
+        }
+        assert_eq!(shares(&layout, &load, 20)[risen], 20);
+    }
+}
+
+#[test]
 fn a_client_at_the_pop_and_an_unknown_one_start_at_home() {
     let layout = layout(&[member("us", "US", 1, 0, 0), member("sa", "BR", 1, 0, 0)], Spill::Any);
-    let load = Observed { active: vec![0; 2], demoted: vec![false; 2] };
+    let load = Observed::up(vec![0; 2]);
     let tier_of =
         |origin| layout.pick(origin, &load, Avoid::default(), &mut seeded(1)).unwrap().tier;
     assert_eq!(tier_of(layout.origin(None, true)), Tier::Region);
@@ -196,7 +250,7 @@ fn a_client_at_the_pop_and_an_unknown_one_start_at_home() {
 #[test]
 fn a_region_to_avoid_is_avoided() {
     let layout = layout(&[member("sa", "BR", 9, 0, 0), member("us", "US", 1, 0, 0)], Spill::Any);
-    let load = Observed { active: vec![0; 2], demoted: vec![false; 2] };
+    let load = Observed::up(vec![0; 2]);
     let tried = [region("sa")];
     let avoid = Avoid { members: &[0], regions: &tried };
     let origin = layout.origin(country("BR"), false);

@@ -1,29 +1,54 @@
-//! Which backends may have room.
+//! Which backends may have room, and which may be up.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Which members may have room: one bit each, a hint that the decision verifies.
+use crate::domain::time::Time;
+
+/// How long the search passes over members that were found not to be up, in nanoseconds.
+const PASSED_OVER: u64 = 250_000_000;
+
+/// Which members may have room, and which may be up: bits that are hints, verified by the decision.
 ///
 /// A set bit may be stale, and is cleared by the decision that finds it so. A cleared bit is never
 /// stale for long: whoever gives a place back calls [`Vacancy::left`] after counting itself out, and
-/// whoever clears a bit looks at the count once more.
+/// whoever clears a bit looks at the count once more. Members come up again by themselves when a time
+/// is over, so those bits are set again every now and then.
 #[derive(Debug)]
 pub struct Vacancy {
     pub(super) below_soft: Bits,
     pub(super) below_hard: Bits,
+    pub(super) up: Bits,
+    refreshed: AtomicU64,
 }
 
 impl Vacancy {
     pub(super) fn new(members: usize) -> Self {
-        Self { below_soft: Bits::all(members), below_hard: Bits::all(members) }
+        let all = || Bits::all(members);
+        Self { below_soft: all(), below_hard: all(), up: all(), refreshed: AtomicU64::new(0) }
     }
 
     /// Has every member count as having room, until a decision finds otherwise.
     pub fn refill(&self) {
-        for word in self.below_soft.0.iter().chain(&self.below_hard.0) {
-            word.store(u64::MAX, Ordering::SeqCst);
+        self.below_soft.fill();
+        self.below_hard.fill();
+        self.up.fill();
+    }
+
+    /// Has every member count as up, when it is time to look at all of them again.
+    pub fn refresh(&self, now: Time) {
+        let now = now.nanos();
+        let last = self.refreshed.load(Ordering::Relaxed);
+        let due = now.saturating_sub(last) >= PASSED_OVER;
+        let (seen, set) = (Ordering::Relaxed, Ordering::Relaxed);
+        if due && self.refreshed.compare_exchange(last, now, seen, set).is_ok() {
+            self.up.fill();
         }
+    }
+
+    /// Says that a member may be up again.
+    pub fn risen(&self, member: usize) {
+        self.up.set(member);
     }
 
     /// Says that a connection of `member` has ended and is no longer counted.
@@ -54,7 +79,25 @@ impl Bits {
         self.0[member / 64].fetch_and(!(1 << (member % 64)), Ordering::SeqCst);
     }
 
-    pub(super) fn any(&self, part: &Range<usize>) -> bool {
+    /// Reads first, as [`set`](Self::set) does.
+    fn fill(&self) {
+        for word in &self.0 {
+            if word.load(Ordering::SeqCst) != u64::MAX {
+                word.store(u64::MAX, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// Members with room that may also be up.
+#[derive(Clone, Copy)]
+pub(super) struct Hints<'a> {
+    pub room: &'a Bits,
+    pub up: Option<&'a Bits>,
+}
+
+impl Hints<'_> {
+    pub fn any(self, part: &Range<usize>) -> bool {
         self.set_in(part).next().is_some()
     }
 
@@ -63,12 +106,18 @@ impl Bits {
         let Range { start, end } = *part;
         let first = start / 64;
         let last = if start < end { end.div_ceil(64) } else { first };
-        self.0[first..last].iter().enumerate().filter_map(move |(offset, word)| {
-            let set = word.load(Ordering::SeqCst);
+        let up = self.up;
+        self.room.0[first..last].iter().enumerate().filter_map(move |(offset, word)| {
+            let mut set = word.load(Ordering::SeqCst);
+            let word = first + offset;
+            if set != 0
+                && let Some(up) = up
+            {
+                set &= up.0[word].load(Ordering::SeqCst);
+            }
             if set == 0 {
                 return None;
             }
-            let word = first + offset;
             let low = start.saturating_sub(word * 64);
             let high = (end - word * 64).min(64);
             let below = if high == 64 { u64::MAX } else { (1 << high) - 1 };
@@ -77,17 +126,16 @@ impl Bits {
         })
     }
 
-    /// A member of `part` whose bit is set and that `fits`, from a random start.
-    pub(super) fn find(
-        &self,
+    /// A member of `part` whose bits are set and that `fits`, looked for from `middle` on.
+    pub fn find(
+        self,
         part: &Range<usize>,
-        draw: &mut impl FnMut(u64) -> u64,
-        fits: impl Fn(usize) -> bool,
+        middle: usize,
+        mut fits: impl FnMut(usize) -> bool,
     ) -> Option<usize> {
         if part.is_empty() {
             return None;
         }
-        let middle = part.start + usize::try_from(draw(part.len() as u64)).unwrap_or_default();
         let (before, after) = (part.start..middle, middle..part.end);
         self.set_in(&after).chain(self.set_in(&before)).find_map(|(word, mut set)| {
             while set != 0 {

@@ -85,6 +85,11 @@ impl Machine {
         matches!(self.phase, Phase::Closed { .. })
     }
 
+    /// Open, whether or not its timeout is over.
+    pub const fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open { .. })
+    }
+
     /// From when on a call may be let through, unless a result comes before.
     pub fn admits_from(&self) -> Time {
         match &self.phase {
@@ -201,4 +206,3 @@ fn has_place(threshold: u32, running: usize, successes: u32) -> bool {
     let taken = u32::try_from(running).unwrap_or(u32::MAX).saturating_add(successes);
     taken < threshold.max(1)
 }
-

@@ -89,9 +89,11 @@ fn a_trial_without_a_result_frees_its_place_when_dropped_and_by_itself_after_the
 #[test]
 fn an_open_breaker_tries_early_when_asked_to_with_no_more_trials_than_otherwise() {
     let breaker = opened(at(0));
+    assert!(breaker.admits_early(at(1)) && !breaker.admits(at(1)));
     let trials: Vec<Permit> =
         std::iter::from_fn(|| breaker.try_acquire_early_at(at(1))).take(9).collect();
     assert_eq!(trials.len(), 3);
+    assert!(!breaker.admits_early(at(1)));
     assert_eq!(breaker.state_at(at(1)), State::HalfOpen);
 }
 
