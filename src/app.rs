@@ -1,15 +1,19 @@
 //! The composition root: the only place that knows everyone.
 //! Configuration -> bind -> wire -> run -> drain.
 
+mod health;
 mod listeners;
+mod metrics;
 mod probes;
 mod refusals;
 mod registry;
+mod rules;
 mod summary;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,28 +21,30 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 pub use listeners::AppError;
+pub use rules::rules;
 
-use crate::adapters::inbound::listener::{self, BindError, Listener};
+use crate::adapters::inbound::listener::{BindError, Listener};
+use crate::adapters::inbound::metrics::{self as metrics_listener, Source};
 use crate::adapters::inbound::worker::{Ending, Worker};
 use crate::adapters::outbound::PrometheusMetricsStore;
 use crate::adapters::outbound::geo::{EmbeddedGeo, GeoError, MmdbGeo};
 use crate::adapters::outbound::sqlite::{Access, SqliteBackendRepository};
 use crate::application::account::Format;
-use crate::application::admission::{self, ClientCounts};
-use crate::application::connect::{self, Demotions};
+use crate::application::admission::ClientCounts;
+use crate::application::connect::Demotions;
 use crate::application::locate::Geo;
 use crate::application::proxy::{Shared, Snapshot};
-use crate::application::upstreams::{AppRules, Roster, Rules};
+use crate::application::upstreams::{Roster, Tables};
 use crate::clock;
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, LogFormat, Settings};
 use crate::domain::affinity::Affinity;
 use crate::domain::ports::{BackendRepository, CountryLookup, Registry, RepositoryError};
 use crate::infrastructure::log_sink::LogSink;
 use crate::infrastructure::reactor::Reactor;
-use crate::infrastructure::{
-    CircuitBreakerConfig, ShutdownController, descriptors, shutdown_signal,
-};
+use crate::infrastructure::{ShutdownController, descriptors, shutdown_signal};
+use health::Checks;
 use listeners::Listening;
+use metrics::{Metrics, RegistryState};
 
 /// Clients whose backend is remembered, at about 100 bytes each.
 const BINDINGS: usize = 1 << 19;
@@ -67,6 +73,15 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
+/// Where a proxy listens, with the ports that the system chose.
+#[derive(Clone, Debug, Default)]
+pub struct Addrs {
+    /// For clients.
+    pub clients: Vec<SocketAddr>,
+    /// For metrics.
+    pub metrics: Vec<SocketAddr>,
+}
+
 /// A proxy that runs.
 pub struct Edge {
     shared: Arc<Shared>,
@@ -74,7 +89,9 @@ pub struct Edge {
     /// The control plane's tasks, which end with this.
     control: JoinSet<()>,
     access_log: LogSink,
-    addrs: Vec<SocketAddr>,
+    addrs: Addrs,
+    /// Readiness turns at once, before the drain begins.
+    stopping: Arc<AtomicBool>,
     config: Config,
 }
 
@@ -85,17 +102,8 @@ impl Edge {
     /// Why it cannot start; nothing is left behind.
     pub async fn start(config: Config, access_log: LogSink) -> Result<Self, StartError> {
         let settings = &config.settings;
-        let descriptors = descriptors::raise_limit();
         let workers = settings.workers.map_or_else(cpu_count, |workers| workers.get() as usize);
-        let enough_for = descriptors::connections_within(descriptors, workers);
-        let max_connections =
-            settings.max_connections.map_or(enough_for, |limit| limit.get() as usize);
-        if max_connections > enough_for {
-            tracing::warn!(
-                "EDGEPROXY_MAX_CONNECTIONS={max_connections}: {descriptors} descriptors are enough \
-                 for about {enough_for}; past them clients wait in the accept queue"
-            );
-        }
+        let max_connections = max_connections(settings, workers);
 
         let database = country_database(&config)?;
         let repository = SqliteBackendRepository::open(&settings.db_path, Access::Create)?;
@@ -106,37 +114,20 @@ impl Edge {
         let store = PrometheusMetricsStore::for_threads(workers);
         let mut roster = Roster::new(Arc::clone(store.meters()));
         let rules = rules(&config);
-        let now = unix_now();
-        let tables = roster.tables(&registry, &rules, now);
+        let made_at = unix_now();
+        let tables = roster.tables(&registry, &rules, made_at);
         roster.seat(&tables, clock::now());
         let apps = listening.at_start(&tables)?;
-
-        let mut bound: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
-        let mut addrs = Vec::new();
-        listening.check_addrs()?;
-        for (number, addr) in listening.addrs() {
-            let sockets = listener::bind(addr, listening.has_v4_wildcard(addr.port()), workers)?;
-            addrs.extend(sockets.first().and_then(listener::local_addr));
-            for (worker, socket) in bound.iter_mut().zip(sockets) {
-                worker.push(Listener::new(socket, number));
-            }
-        }
+        let bound = listening.bind(settings, workers)?;
 
         let (demotions, demoted) = mpsc::channel(DEMOTIONS);
         let overrides = config.geo_overrides.iter().copied().collect();
         let snapshot = Snapshot {
             listeners: apps,
             tables,
-            admission: Arc::new(admission::Rules::new(
-                settings.deny.get(),
-                max_connections,
-                settings.max_connections_per_client.get(),
-            )),
+            admission: Arc::new(rules::admission(settings, max_connections)),
             geo: Arc::new(Geo { overrides, database: Arc::clone(&database) }),
-            dial: connect::Rules {
-                timeout: settings.pool_connect_timeout_secs.get(),
-                tries: settings.connect_tries.get() as usize,
-            },
+            dial: rules::dial(settings),
             user_timeout: settings.tcp_user_timeout_secs.get(),
             shortest_idle: rules.shortest_idle(),
         };
@@ -152,42 +143,62 @@ impl Edge {
             },
             meters: Arc::clone(store.meters()),
         });
-        // All descriptors first: a worker that serves already could take another's last one.
-        let reactors: Vec<Reactor> = bound
-            .iter()
-            .map(|_| Reactor::new())
-            .collect::<Result<_, _>>()
-            .map_err(io::Error::from)?;
-        let started =
-            bound.into_iter().zip(reactors).enumerate().map(|(number, (listeners, reactor))| {
-                Worker::start(number, listeners, reactor, Arc::clone(&shared), &access_log)
-            });
-        let (workers, endings): (Vec<Worker>, Vec<Ending>) =
-            started.collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
-        let workers = Arc::new(workers);
+        let (workers, endings) = start_workers(bound.listeners, &shared, &access_log)?;
+
+        let addrs = Addrs { clients: bound.addrs, metrics: bound.metrics_addrs };
+        let started = summary::Started {
+            config: &config,
+            addrs: &addrs,
+            registry: &registry,
+            repository: &repository,
+            geo: &*database,
+            max_connections,
+            workers: workers.len(),
+        };
+        started.log();
+        let state = Arc::new(RegistryState::default());
+        state.is_good(registry.skipped.len(), clock::now());
+        let stopping = Arc::new(AtomicBool::new(false));
+        let metrics: Arc<dyn Source> = Arc::new(Metrics {
+            store,
+            shared: Arc::clone(&shared),
+            workers: Arc::clone(&workers),
+            access_log: access_log.clone(),
+            registry: Arc::clone(&state),
+            pop: summary::pop_name(&config),
+            region: settings.region.clone(),
+            geo_built: database.built(),
+            stopping: Arc::clone(&stopping),
+        });
+        let checks = Checks::new(&config, Arc::clone(&shared), Arc::clone(&workers));
+        let sync = registry::Sync {
+            repository,
+            registry,
+            roster,
+            rules,
+            listening,
+            made_at,
+            checks,
+            state,
+        };
 
         let mut control = JoinSet::new();
-        summary::started(
-            &config,
-            &addrs,
-            &registry,
-            &repository,
-            &*database,
-            max_connections,
-            workers.len(),
-        );
-        let sync = registry::Sync { repository, registry, roster, rules, listening, made_at: now };
+        for socket in bound.metrics {
+            let path = settings.metrics_path.clone();
+            control.spawn(metrics_listener::serve(socket, path, Arc::clone(&metrics))?);
+        }
         control.spawn(sync.run(Arc::clone(&shared), settings.db_reload_secs.get()));
-        control.spawn(probes::run(demoted));
+        let meters = Arc::clone(&shared.meters);
+        control.spawn(probes::run(demoted, meters, settings.circuit_breaker_enabled));
         control.spawn(refusals::run(Arc::clone(&workers), access_log.clone()));
         control.spawn(sweep(Arc::clone(&shared), settings.binding_gc_interval_secs.get()));
         control.spawn(wake_for_drain(Arc::clone(&shared), workers));
-        Ok(Self { shared, endings, control, access_log, addrs, config })
+        Ok(Self { shared, endings, control, access_log, addrs, stopping, config })
     }
 
     /// The addresses listened on.
     #[must_use]
-    pub fn addrs(&self) -> &[SocketAddr] {
+    pub const fn addrs(&self) -> &Addrs {
         &self.addrs
     }
 
@@ -197,6 +208,7 @@ impl Edge {
             () = until => {}
             () = watch_control(&mut self.control) => {}
         }
+        self.stopping.store(true, Ordering::SeqCst);
         let settings = &self.config.settings;
         let delay = settings.shutdown_delay_secs.get();
         let timeout = settings.shutdown_timeout_secs.get();
@@ -232,6 +244,36 @@ impl Edge {
         let forced = shutdown.forced_connections();
         tracing::info!("drained {}, forced {forced}", open.saturating_sub(forced));
     }
+}
+
+/// What the settings or the descriptors allow.
+fn max_connections(settings: &Settings, workers: usize) -> usize {
+    let descriptors = descriptors::raise_limit();
+    let enough_for = descriptors::connections_within(descriptors, workers);
+    let limit = settings.max_connections.map_or(enough_for, |limit| limit.get() as usize);
+    if limit > enough_for {
+        tracing::warn!(
+            "EDGEPROXY_MAX_CONNECTIONS={limit}: {descriptors} descriptors are enough for about \
+             {enough_for}; past them clients wait in the accept queue"
+        );
+    }
+    limit
+}
+
+fn start_workers(
+    bound: Vec<Vec<Listener>>,
+    shared: &Arc<Shared>,
+    access_log: &LogSink,
+) -> io::Result<(Arc<Vec<Worker>>, Vec<Ending>)> {
+    // All descriptors first: a worker that serves already could take another's last one.
+    let reactors: Vec<Reactor> =
+        bound.iter().map(|_| Reactor::new()).collect::<Result<_, _>>().map_err(io::Error::from)?;
+    let started =
+        bound.into_iter().zip(reactors).enumerate().map(|(number, (listeners, reactor))| {
+            Worker::start(number, listeners, reactor, Arc::clone(shared), access_log)
+        });
+    let (workers, endings) = started.collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
+    Ok((Arc::new(workers), endings))
 }
 
 /// Never returns: connections go on without the control plane, but somebody must hear of it.
@@ -270,48 +312,9 @@ pub fn country_database(config: &Config) -> Result<Arc<dyn CountryLookup>, GeoEr
     })
 }
 
-/// What tables are made with.
-#[must_use]
-pub fn rules(config: &Config) -> Rules {
-    let settings = &config.settings;
-    let default = AppRules {
-        spill: crate::domain::balance::Spill::Any,
-        affinity_ttl: settings.binding_ttl_secs.get(),
-        idle_timeout: settings.idle_timeout_secs.get(),
-    };
-    let secs = |given: Option<u32>, other| given.map_or(other, |s| Duration::from_secs(s.into()));
-    let apps = config
-        .apps
-        .iter()
-        .map(|(name, app)| {
-            let rules = AppRules {
-                spill: app.spill,
-                affinity_ttl: secs(app.affinity_ttl_secs, default.affinity_ttl),
-                idle_timeout: secs(app.idle_timeout_secs, default.idle_timeout),
-            };
-            (name.clone(), rules)
-        })
-        .collect();
-    Rules {
-        pop_region: settings.region.clone(),
-        atlas: config.atlas.clone(),
-        default,
-        apps,
-        breaker: settings.circuit_breaker_enabled.then(|| CircuitBreakerConfig {
-            failure_threshold: settings.circuit_breaker_failure_threshold.get(),
-            success_threshold: settings.circuit_breaker_success_threshold.get(),
-            timeout: settings.circuit_breaker_timeout_secs.get(),
-        }),
-        slow_start: settings.slow_start_secs.get(),
-    }
-}
-
 /// The tables of a registry that nobody serves from, for the command line.
 #[must_use]
-pub fn offline_tables(
-    config: &Config,
-    registry: &Registry,
-) -> crate::application::upstreams::Tables {
+pub fn offline_tables(config: &Config, registry: &Registry) -> Tables {
     Roster::new(Arc::default()).tables(registry, &rules(config), unix_now())
 }
 

@@ -21,7 +21,7 @@ mod value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use app::AppConfig;
+pub use app::{AppConfig, HealthConfig};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use help::{readme_table, template};
 pub use list::{Addresses, Cidrs};

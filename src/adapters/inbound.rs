@@ -1,4 +1,5 @@
 //! Where clients come in.
 
 pub mod listener;
+pub mod metrics;
 pub mod worker;

@@ -3,10 +3,13 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::StartError;
+use crate::adapters::inbound::listener::{self, Listener};
 use crate::application::upstreams::{AppTable, Tables};
-use crate::config::Config;
+use crate::config::{Config, Settings};
 use crate::domain::App;
 
 /// Listeners that cannot be as they are configured.
@@ -42,6 +45,15 @@ impl fmt::Display for AppError {
 
 impl std::error::Error for AppError {}
 
+/// All listening sockets.
+pub(super) struct Bound {
+    /// By worker.
+    pub listeners: Vec<Vec<Listener>>,
+    pub addrs: Vec<SocketAddr>,
+    pub metrics: Vec<OwnedFd>,
+    pub metrics_addrs: Vec<SocketAddr>,
+}
+
 /// The configured listeners, by number.
 pub(super) struct Listening {
     groups: Vec<(Vec<SocketAddr>, Option<App>)>,
@@ -63,13 +75,37 @@ impl Listening {
     }
 
     /// Every address, with the number of its listener.
-    pub fn addrs(&self) -> impl Iterator<Item = (u16, SocketAddr)> {
+    fn addrs(&self) -> impl Iterator<Item = (u16, SocketAddr)> {
         let numbered = (0..).zip(&self.groups);
         numbered.flat_map(|(number, (addrs, _))| addrs.iter().map(move |addr| (number, *addr)))
     }
 
+    /// Binds everything: each worker gets a socket of its own for each address.
+    pub fn bind(&self, settings: &Settings, workers: usize) -> Result<Bound, StartError> {
+        self.check_addrs()?;
+        let mut bound = Bound {
+            listeners: (0..workers).map(|_| Vec::new()).collect(),
+            addrs: Vec::new(),
+            metrics: Vec::new(),
+            metrics_addrs: Vec::new(),
+        };
+        for (number, addr) in self.addrs() {
+            let sockets = listener::bind(addr, self.has_v4_wildcard(addr.port()), workers)?;
+            bound.addrs.extend(sockets.first().and_then(listener::local_addr));
+            for (worker, socket) in bound.listeners.iter_mut().zip(sockets) {
+                worker.push(Listener::new(socket, number));
+            }
+        }
+        let metrics = settings.metrics_enabled.then_some(settings.metrics_listen_addr.get());
+        for addr in metrics.unwrap_or_default() {
+            bound.metrics.append(&mut listener::bind(*addr, false, 1)?);
+        }
+        bound.metrics_addrs = bound.metrics.iter().filter_map(listener::local_addr).collect();
+        Ok(bound)
+    }
+
     /// Whether every address is given once; port 0 is another one each time.
-    pub fn check_addrs(&self) -> Result<(), AppError> {
+    fn check_addrs(&self) -> Result<(), AppError> {
         let mut seen = HashSet::new();
         match self.addrs().find(|(_, addr)| addr.port() != 0 && !seen.insert(*addr)) {
             Some((_, addr)) => Err(AppError::Twice(addr)),
@@ -78,7 +114,7 @@ impl Listening {
     }
 
     /// Whether all of IPv4 is listened on at this port by itself.
-    pub fn has_v4_wildcard(&self, port: u16) -> bool {
+    fn has_v4_wildcard(&self, port: u16) -> bool {
         let wildcard = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
         port != 0 && self.addrs().any(|(_, addr)| addr == wildcard)
     }

@@ -1,5 +1,6 @@
 //! Dials backends that clients could not reach, so that no client has to find out.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,19 +10,33 @@ use tokio::task::JoinSet;
 
 use crate::application::upstreams::{PROBE_TIME, Upstream};
 use crate::clock;
+use crate::infrastructure::meters::{DialFailure, Meters};
 
 /// Dials made at once.
 const CONCURRENT: usize = 64;
+/// Least wait for a breaker whose trials are under way.
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
 /// Probes each demoted backend until it answers or leaves the table.
-pub(super) async fn run(mut demoted: mpsc::Receiver<(Arc<Upstream>, Duration)>) {
-    let permits = Arc::new(Semaphore::new(CONCURRENT));
+///
+/// Their results count as those of clients' dials do, for the `breakers` too: an open one is not
+/// dialled before its timeout, and then with a permit.
+pub(super) async fn run(
+    mut demoted: mpsc::Receiver<(Arc<Upstream>, Duration)>,
+    meters: Arc<Meters>,
+    breakers: bool,
+) {
+    let probing = Arc::new(Probing { permits: Semaphore::new(CONCURRENT), meters, breakers });
     let mut probes = JoinSet::new();
     loop {
         tokio::select! {
             next = demoted.recv() => match next {
                 Some((upstream, delay)) => {
-                    probes.spawn(probe(upstream, delay, Arc::clone(&permits)));
+                    let probing = Arc::clone(&probing);
+                    probes.spawn(async move {
+                        probing.until_it_answers(&upstream, delay).await;
+                        upstream.dials().probe_ended();
+                    });
                 }
                 None => return,
             },
@@ -30,27 +45,66 @@ pub(super) async fn run(mut demoted: mpsc::Receiver<(Arc<Upstream>, Duration)>) 
     }
 }
 
-async fn probe(upstream: Arc<Upstream>, delay: Duration, permits: Arc<Semaphore>) {
-    probe_until_it_answers(&upstream, delay, &permits).await;
-    upstream.dials().probe_ended();
+struct Probing {
+    permits: Semaphore,
+    meters: Arc<Meters>,
+    breakers: bool,
 }
 
-async fn probe_until_it_answers(upstream: &Upstream, mut delay: Duration, permits: &Semaphore) {
-    loop {
-        tokio::time::sleep(delay).await;
-        if !upstream.is_seated() || !upstream.dials().demoted(clock::now()) {
-            return;
+impl Probing {
+    async fn until_it_answers(&self, upstream: &Upstream, mut delay: Duration) {
+        loop {
+            tokio::time::sleep(delay).await;
+            let now = clock::now();
+            if !upstream.is_seated() || !upstream.dials().demoted(now) {
+                return;
+            }
+            let permit = if self.breakers {
+                let Some(permit) = upstream.permit(now, false) else {
+                    delay = upstream.breaker().admits_after(now).max(SHORTEST_WAIT);
+                    upstream.dials().stay_demoted(now, delay);
+                    continue;
+                };
+                Some(permit)
+            } else {
+                None
+            };
+            let Ok(_place) = self.permits.acquire().await else { return };
+            match self.dial(upstream).await {
+                Ok(()) => {
+                    // Whether it serves is for clients' connections to say.
+                    drop(permit);
+                    upstream.dials().succeeded();
+                    upstream.rise();
+                    tracing::info!(backend = %upstream.id, addr = %upstream.addr, "answers again");
+                    return;
+                }
+                Err(failure) => {
+                    let now = clock::now();
+                    upstream.meter.cell(self.meters.own_share()).dial_failed(failure);
+                    if let Some(permit) = permit {
+                        upstream.report(permit, false, now);
+                    }
+                    match upstream.dials().probe_failed(now) {
+                        Some(next) => delay = next,
+                        None => return,
+                    }
+                }
+            }
         }
-        let Ok(_permit) = permits.acquire().await else { return };
-        let dial = tokio::time::timeout(PROBE_TIME, TcpStream::connect(upstream.addr)).await;
-        if matches!(dial, Ok(Ok(_))) {
-            upstream.dials().succeeded();
-            tracing::info!(backend = %upstream.id, addr = %upstream.addr, "answers again");
-            return;
-        }
-        match upstream.dials().probe_failed(clock::now()) {
-            Some(next) => delay = next,
-            None => return,
+    }
+
+    async fn dial(&self, upstream: &Upstream) -> Result<(), DialFailure> {
+        match tokio::time::timeout(PROBE_TIME, TcpStream::connect(upstream.addr)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(match error.kind() {
+                ErrorKind::ConnectionRefused => DialFailure::Refused,
+                ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+                    DialFailure::Unreachable
+                }
+                _ => DialFailure::Other,
+            }),
+            Err(_) => Err(DialFailure::Timeout),
         }
     }
 }

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::health::Checks;
 use super::listeners::Listening;
+use super::metrics::RegistryState;
 use super::{summary, unix_now};
 use crate::adapters::outbound::sqlite::SqliteBackendRepository;
 use crate::application::proxy::{Shared, Snapshot};
-use crate::application::upstreams::{Roster, Rules};
+use crate::application::upstreams::{Roster, Rules, Tables};
 use crate::clock;
 use crate::domain::ports::{BackendRepository, Registry};
 use crate::domain::{Backend, BackendId};
@@ -22,6 +24,8 @@ pub(super) struct Sync {
     pub listening: Listening,
     /// When the tables in force were made, in seconds since the epoch.
     pub made_at: i64,
+    pub checks: Checks,
+    pub state: Arc<RegistryState>,
 }
 
 impl Sync {
@@ -29,6 +33,7 @@ impl Sync {
     /// the table in force stays, and no lease expires.
     pub async fn run(mut self, shared: Arc<Shared>, interval: Duration) {
         let mut complaint: Option<String> = None;
+        self.in_force(&shared.snapshot.load().tables);
         loop {
             tokio::time::sleep(self.next_look(interval)).await;
             match self.repository.load_if_changed().await {
@@ -44,8 +49,10 @@ impl Sync {
                     } else if self.has_expired() {
                         self.swap_in(&shared);
                     }
+                    self.state.is_good(self.registry.skipped.len(), clock::now());
                 }
                 Err(error) => {
+                    self.state.fails();
                     let text = error.to_string();
                     if complaint.as_ref() != Some(&text) {
                         tracing::warn!("{text}; serving from the last good table");
@@ -64,7 +71,14 @@ impl Sync {
         let seats = tables.clone();
         shared.snapshot.store(Arc::new(Snapshot { listeners, tables, ..before }));
         self.roster.seat(&seats, clock::now());
+        self.in_force(&seats);
         self.made_at = now;
+    }
+
+    /// Lets those know who follow the tables.
+    fn in_force(&mut self, tables: &Tables) {
+        self.checks.follow(tables);
+        self.state.knows(self.roster.known());
     }
 
     /// Whether a lease that the tables in force still count has ended.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::Addrs;
 use crate::config::Config;
 use crate::domain::ports::{BackendRepository, CountryLookup, Registry};
 
@@ -18,51 +19,71 @@ pub(super) fn skipped(registry: &Registry) {
     }
 }
 
-/// One line about everything.
-pub(super) fn started(
-    config: &Config,
-    addrs: &[SocketAddr],
-    registry: &Registry,
-    repository: &dyn BackendRepository,
-    geo: &dyn CountryLookup,
-    max_connections: usize,
-    workers: usize,
-) {
-    for warning in config.warnings.iter().chain(&config.notices) {
-        tracing::warn!("{warning}");
-    }
-    for app in config.apps.keys() {
-        if !registry.backends.iter().any(|backend| backend.app == *app) {
-            tracing::warn!("[app.{app}]: the registry holds no backend of this app yet");
+/// What has started.
+pub(super) struct Started<'a> {
+    pub config: &'a Config,
+    pub addrs: &'a Addrs,
+    pub registry: &'a Registry,
+    pub repository: &'a dyn BackendRepository,
+    pub geo: &'a dyn CountryLookup,
+    pub max_connections: usize,
+    pub workers: usize,
+}
+
+impl Started<'_> {
+    /// One line about everything.
+    pub fn log(&self) {
+        let Self { config, addrs, registry, repository, geo, max_connections, workers } = *self;
+        for warning in config.warnings.iter().chain(&config.notices) {
+            tracing::warn!("{warning}");
         }
-    }
-    let settings = &config.settings;
-    let listening: Vec<String> = addrs.iter().map(ToString::to_string).collect();
-    let pop = settings.pop.clone().unwrap_or_else(host_name);
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        pop,
-        region = %settings.region,
-        listening = listening.join(","),
-        workers,
-        max_connections,
-        registry = repository.describe(),
-        backends = registry.backends.iter().filter(|b| !b.deleted).count(),
-        skipped_rows = registry.skipped.len(),
-        geo = geo.describe(),
-        config = config.file.as_ref().map_or("-".into(), |file| file.display().to_string()),
-        off = off(config).join(","),
-        "edge-proxy is ready"
-    );
-    if registry.backends.is_empty() {
-        tracing::warn!("the registry holds no backend yet: `edge-proxy backends add` adds one");
+        for app in config.apps.keys() {
+            if !registry.backends.iter().any(|backend| backend.app == *app) {
+                tracing::warn!("[app.{app}]: the registry holds no backend of this app yet");
+            }
+        }
+        let settings = &config.settings;
+        let list = |addrs: &[SocketAddr]| -> Vec<String> {
+            addrs.iter().map(ToString::to_string).collect()
+        };
+        let metrics =
+            if addrs.metrics.is_empty() { "off".into() } else { list(&addrs.metrics).join(",") };
+        let pop = pop_name(config);
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            pop,
+            region = %settings.region,
+            listening = list(&addrs.clients).join(","),
+            metrics,
+            workers,
+            max_connections,
+            registry = repository.describe(),
+            backends = registry.backends.iter().filter(|b| !b.deleted).count(),
+            skipped_rows = registry.skipped.len(),
+            geo = geo.describe(),
+            config = config.file.as_ref().map_or("-".into(), |file| file.display().to_string()),
+            off = off(config).join(","),
+            "edge-proxy is ready"
+        );
+        if registry.backends.is_empty() {
+            tracing::warn!("the registry holds no backend yet: `edge-proxy backends add` adds one");
+        }
     }
 }
 
 /// Protections that do nothing as things are.
 fn off(config: &Config) -> Vec<&'static str> {
     let settings = &config.settings;
-    let mut off = vec!["rate_limit", "circuit_breaker", "health_check"];
+    let mut off = Vec::new();
+    for (on, name) in [
+        (settings.rate_limit_enabled && !settings.rate_limit_dry_run, "rate_limit"),
+        (settings.circuit_breaker_enabled, "circuit_breaker"),
+        (settings.health_check_enabled, "health_check"),
+    ] {
+        if !on {
+            off.push(name);
+        }
+    }
     if settings.max_connections_per_client.get() == 0 {
         off.push("max_connections_per_client");
     }
@@ -73,6 +94,11 @@ fn off(config: &Config) -> Vec<&'static str> {
         off.push("affinity");
     }
     off
+}
+
+/// What this POP is called.
+pub(super) fn pop_name(config: &Config) -> String {
+    config.settings.pop.clone().unwrap_or_else(host_name)
 }
 
 fn host_name() -> String {

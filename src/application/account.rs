@@ -63,7 +63,7 @@ reasons! {
     ProxyHeader = "proxy_header",
     /// The drain ran out of time.
     Drained = "drained",
-    /// An operator closed it.
+    /// An operator closed it, or has those of unhealthy backends closed.
     Killed = "killed",
     /// This process could not go on with it (descriptors, memory).
     Internal = "internal",

@@ -24,7 +24,7 @@ pub struct Rules {
     /// Open connections of one client; 0 = no limit.
     pub max_per_client: u32,
     /// How often each client may come; `None` = as often as it likes.
-    pub rate: Option<Rate>,
+    rate: Option<Rate>,
 }
 
 /// How often clients may come.
@@ -44,6 +44,18 @@ impl Rules {
     pub fn new(deny: &[Cidr], max_connections: usize, max_per_client: u32) -> Self {
         let deny = deny.iter().map(|cidr| (*cidr, ())).collect();
         Self { deny, max_connections, max_per_client, rate: None }
+    }
+
+    /// The same with a limit of how often clients come.
+    #[must_use]
+    pub fn with_rate(self, rate: Rate) -> Self {
+        Self { rate: Some(rate), ..self }
+    }
+
+    /// The limit of how often clients come.
+    #[must_use]
+    pub const fn rate(&self) -> Option<&Rate> {
+        self.rate.as_ref()
     }
 }
 

@@ -20,9 +20,10 @@ use crate::domain::time::Time;
 use crate::domain::{App, Backend, BackendId, Region};
 use crate::infrastructure::CircuitBreakerConfig;
 use crate::infrastructure::circuit_breaker::Permit;
+use crate::infrastructure::health_checker::Health;
 use crate::infrastructure::meters::Meters;
 pub use route_counts::RouteCounts;
-pub use upstream::{Believed, Dials, PROBE_TIME, Probe, Slot, Upstream};
+pub use upstream::{Believed, Dials, PROBE_TIME, Slot, Upstream};
 
 /// What an operator says of an app.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,11 +136,11 @@ impl AppTable {
 
     /// Notes what health checks say of a backend. Called by the control plane alone, as is
     /// [`Roster::seat`].
-    pub fn probed(&self, upstream: &Upstream, probe: Probe, now: Time) {
-        let before = upstream.set_probe(probe, now);
+    pub fn checked(&self, upstream: &Upstream, health: Health, now: Time) {
+        let before = upstream.set_health(health, now);
         if self.place(upstream.number).is_some() {
-            let down = self.down.load(Ordering::SeqCst) + usize::from(probe == Probe::Down)
-                - usize::from(before == Probe::Down);
+            let down = self.down.load(Ordering::SeqCst) + usize::from(!health.is_healthy())
+                - usize::from(!before.is_healthy());
             self.down.store(down, Ordering::SeqCst);
         }
     }
@@ -170,8 +171,8 @@ impl Observed<'_> {
     /// The word for why a backend is out.
     #[must_use]
     pub fn why_out(&self, member: usize) -> &'static str {
-        let probes = self.believed.probes && self.table.upstreams[member].probe() == Probe::Down;
-        if probes { "probe_down" } else { "breaker_open" }
+        let healthy = self.table.upstreams[member].health().is_healthy();
+        if self.believed.probes && !healthy { "probe_down" } else { "breaker_open" }
     }
 
     /// Whether no backend of the app can be chosen, whatever its load.
@@ -245,7 +246,7 @@ impl Roster {
                 }
                 upstream.sit(Some((&table.layout, member)));
             }
-            let down = table.upstreams.iter().filter(|u| u.probe() == Probe::Down).count();
+            let down = table.upstreams.iter().filter(|u| !u.health().is_healthy()).count();
             table.down.store(down, Ordering::SeqCst);
             table.layout.vacancy().refill();
         }

@@ -66,7 +66,7 @@ async fn demo() -> anyhow::Result<u8> {
     let log = super::run::start_log(&config)?;
     let access_log = LogSink::start("access-log", std::io::stdout())?;
     let edge = Edge::start(config, access_log).await?;
-    let addr = edge.addrs().first().copied().context("the proxy listens nowhere")?;
+    let addr = edge.addrs().clients.first().copied().context("the proxy listens nowhere")?;
     introduce(addr, &registry)?;
 
     let mut lines = prompt();

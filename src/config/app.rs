@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::check::bad_path;
 use super::document::Document;
 use super::error::Report;
 use super::number::Whole;
@@ -26,6 +27,23 @@ pub struct AppConfig {
     pub affinity_ttl_secs: Option<u32>,
     /// A connection without a byte either way for so many seconds is closed.
     pub idle_timeout_secs: Option<u32>,
+    /// How its backends are probed, when health checks are on.
+    pub health: HealthConfig,
+}
+
+/// How the backends of an app are probed, where it differs from the settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HealthConfig {
+    /// A connection or a request.
+    pub check_type: Option<HealthType>,
+    /// Path of the request.
+    pub path: Option<String>,
+    /// The status that passes, 100 to 599.
+    pub expected_status: Option<u16>,
+    /// What the request says for `Host`; the address without it.
+    pub host: Option<String>,
+    /// The port that is probed; the one that is served without it.
+    pub port: Option<u16>,
 }
 
 pub(super) fn read(document: &Document<'_>, report: &mut Report) -> BTreeMap<App, AppConfig> {
@@ -61,6 +79,7 @@ fn app(section: &Section<'_>, report: &mut Report) -> AppConfig {
         report,
     );
     leave_out(section, report);
+    let health = health(section, report);
     let ttl = section.value::<Whole<0, { table::YEAR }>>("affinity_ttl_secs", report);
     let idle = section.value::<Whole<1, { table::YEAR }>>("idle_timeout_secs", report);
     AppConfig {
@@ -68,7 +87,31 @@ fn app(section: &Section<'_>, report: &mut Report) -> AppConfig {
         spill: section.value("spill", report).unwrap_or_default(),
         affinity_ttl_secs: ttl.map(Whole::get),
         idle_timeout_secs: idle.map(Whole::get),
+        health,
     }
+}
+
+fn health(section: &Section<'_>, report: &mut Report) -> HealthConfig {
+    let Some(health) = section.table("health", report) else { return HealthConfig::default() };
+    health.expect_only(&["type", "path", "expected_status", "host", "port"], report);
+    let status: Option<Whole<100, 599>> = health.value("expected_status", report);
+    let port: Option<Whole<1, 65_535>> = health.value("port", report);
+    let short = |number: u32| u16::try_from(number).ok();
+    let config = HealthConfig {
+        check_type: health.value("type", report),
+        path: health.value("path", report),
+        expected_status: status.map(Whole::get).and_then(short),
+        host: health.value("host", report),
+        port: port.map(Whole::get).and_then(short),
+    };
+    if let Some(problem) = config.path.as_deref().and_then(bad_path) {
+        report.errors.push(health.error("path", problem));
+    }
+    let visible = |host: &String| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic());
+    if config.host.as_ref().is_some_and(|host| !visible(host)) {
+        report.errors.push(health.error("host", "must be visible ASCII without spaces"));
+    }
+    config
 }
 
 /// Checks the keys that are for a later version, and notes those that ask for something.
@@ -86,17 +129,5 @@ fn leave_out(section: &Section<'_>, report: &mut Report) {
     if section.value("tls", report) == Some(true) {
         // Plain bytes where encryption was asked for is no fallback.
         report.errors.push(section.error("tls", BACKEND_TLS));
-    }
-    if let Some(health) = section.table("health", report) {
-        health.expect_only(&["type", "path", "expected_status", "host", "port"], report);
-        let _: Option<HealthType> = health.value("type", report);
-        let _: Option<String> = health.value("host", report);
-        let _: Option<Whole<100, 599>> = health.value("expected_status", report);
-        let _: Option<Whole<1, 65_535>> = health.value("port", report);
-        let path: Option<String> = health.value("path", report);
-        if path.is_some_and(|path| !path.starts_with('/')) {
-            report.errors.push(health.error("path", "must start with /"));
-        }
-        section.notice("health", table::HEALTH, report);
     }
 }

@@ -20,14 +20,29 @@ pub(super) fn rules(settings: &Settings, resolver: &mut Resolver<'_>) {
         (&s.health_check_path, "EDGEPROXY_HEALTH_CHECK_PATH"),
         (&s.metrics_path, "EDGEPROXY_METRICS_PATH"),
     ] {
-        if !path.starts_with('/') {
-            resolver.refuse(env, &[], "must start with /");
+        if let Some(problem) = bad_path(path) {
+            resolver.refuse(env, &[], problem);
         }
+    }
+    if ["/healthz", "/readyz"].contains(&s.metrics_path.as_str()) {
+        let rule = "must be another path than /healthz and /readyz, which are served beside it";
+        resolver.refuse("EDGEPROXY_METRICS_PATH", &[], rule);
     }
     // The header would otherwise be carried to backends as the client's first bytes.
     if s.proxy_protocol {
         let rule = "the PROXY protocol is not in this version; must be false";
         resolver.refuse("EDGEPROXY_PROXY_PROTOCOL", &[], rule);
+    }
+}
+
+/// What is wrong with the path of a request, if anything.
+pub(super) fn bad_path(path: &str) -> Option<&'static str> {
+    if !path.starts_with('/') {
+        Some("must start with /")
+    } else if path.bytes().any(|byte| !byte.is_ascii_graphic()) {
+        Some("must be visible ASCII without spaces (write others as %20 and the like)")
+    } else {
+        None
     }
 }
 

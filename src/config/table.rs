@@ -19,16 +19,7 @@ const MANY: u32 = 1_000_000_000;
 pub(super) const HTTP: &str = "http mode is not in this version; bytes are carried as in tcp mode";
 pub(super) const PROXY_PROTOCOL: &str =
     "the PROXY protocol is not in this version; no header is read or sent";
-pub(super) const HEALTH: &str =
-    "active health checks are not in this version; backends are not probed";
 pub(super) const TLS: &str = "TLS is not in this version; nothing listens on the TLS address";
-const RATE_LIMIT: &str = "rate limiting is not in this version; connections are not limited";
-const BREAKER: &str =
-    "circuit breakers are not in this version; a backend that keeps failing is still tried";
-const SLOW_START: &str = "slow start is not in this version; a backend gets its full share at once";
-const POOL: &str =
-    "connection pooling is not in this version; every client gets a connection of its own";
-const METRICS: &str = "metrics are not in this version; nothing listens on the metrics address";
 const WATCH: &str =
     "watching the configuration file is not in this version; a change needs a restart";
 const POSTGRES: &str =
@@ -82,7 +73,7 @@ settings! {
         later(PROXY_PROTOCOL, |s| !s.proxy_protocol_trusted.get().is_empty()),
         "Peers whose PROXY protocol header is believed, as CIDRs.";
     slow_start_secs: Seconds<0, DAY> = "30", EDGEPROXY_SLOW_START_SECS, "slow_start_secs", reload,
-        later(SLOW_START, |s| s.slow_start_secs.secs() > 0),
+        now,
         "A recovered or new backend ramps up from 10 % for so many seconds; 0 = off.";
     log: String = "info", RUST_LOG, "log", reload, now,
         "What is logged: error, warn, info, debug, trace, or a filter.";
@@ -104,86 +95,89 @@ settings! {
         "Keep accepting for so many seconds after the signal.";
 
     rate_limit_enabled: bool = "false", EDGEPROXY_RATE_LIMIT_ENABLED, "rate_limit.enabled", reload,
-        later(RATE_LIMIT, |s| s.rate_limit_enabled),
+        now,
         "Limit how often one client may connect.";
     rate_limit_max_requests: Whole<1, MANY> = "100", EDGEPROXY_RATE_LIMIT_MAX_REQUESTS,
-        "rate_limit.max_requests", reload, later(RATE_LIMIT),
+        "rate_limit.max_requests", reload, now,
         "Requests a window that a client may make.";
     rate_limit_window_secs: Seconds<1, DAY> = "1", EDGEPROXY_RATE_LIMIT_WINDOW_SECS,
-        "rate_limit.window_secs", reload, later(RATE_LIMIT),
+        "rate_limit.window_secs", reload, now,
         "The window, in seconds.";
     rate_limit_burst: Whole<1, MANY> = "10", EDGEPROXY_RATE_LIMIT_BURST, "rate_limit.burst", reload,
-        later(RATE_LIMIT),
+        now,
         "Requests that a client may make at once.";
     rate_limit_dry_run: bool = "false", EDGEPROXY_RATE_LIMIT_DRY_RUN, "rate_limit.dry_run", reload,
-        later(RATE_LIMIT, |s| s.rate_limit_dry_run),
+        now,
         "Count what would be refused, and refuse nothing.";
     rate_limit_exempt: Cidrs = "-", EDGEPROXY_RATE_LIMIT_EXEMPT, "rate_limit.exempt", reload,
-        later(RATE_LIMIT, |s| !s.rate_limit_exempt.get().is_empty()),
+        now,
         "Clients without a rate limit, as CIDRs.";
 
     circuit_breaker_enabled: bool = "false", EDGEPROXY_CIRCUIT_BREAKER_ENABLED,
-        "circuit_breaker.enabled", reload, later(BREAKER, |s| s.circuit_breaker_enabled),
+        "circuit_breaker.enabled", reload, now,
         "Leave a backend alone for a while after it failed several times in a row.";
     circuit_breaker_failure_threshold: Whole<1, MANY> = "5", EDGEPROXY_CIRCUIT_FAILURE_THRESHOLD,
-        "circuit_breaker.failure_threshold", reload, later(BREAKER),
+        "circuit_breaker.failure_threshold", reload, now,
         "Failures in a row that open the breaker.";
     circuit_breaker_success_threshold: Whole<1, MANY> = "3", EDGEPROXY_CIRCUIT_SUCCESS_THRESHOLD,
-        "circuit_breaker.success_threshold", reload, later(BREAKER),
+        "circuit_breaker.success_threshold", reload, now,
         "Successful trials that close it again.";
     circuit_breaker_timeout_secs: Seconds<1, DAY> = "30", EDGEPROXY_CIRCUIT_TIMEOUT_SECS,
-        "circuit_breaker.timeout_secs", reload, later(BREAKER),
+        "circuit_breaker.timeout_secs", reload, now,
         "How long it stays open before trials, in seconds.";
 
     health_check_enabled: bool = "false", EDGEPROXY_HEALTH_CHECK_ENABLED, "health_check.enabled",
-        reload, later(HEALTH, |s| s.health_check_enabled),
+        reload, now,
         "Probe every backend.";
     health_check_interval_secs: Seconds<1, DAY> = "5", EDGEPROXY_HEALTH_CHECK_INTERVAL_SECS,
-        "health_check.interval_secs", reload, later(HEALTH),
+        "health_check.interval_secs", reload, now,
         "Time between two probes of a backend, in seconds.";
     health_check_timeout_secs: Seconds<1, HOUR> = "2", EDGEPROXY_HEALTH_CHECK_TIMEOUT_SECS,
-        "health_check.timeout_secs", reload, later(HEALTH),
+        "health_check.timeout_secs", reload, now,
         "Longest wait for a probe, in seconds.";
     health_check_type: HealthType = "tcp", EDGEPROXY_HEALTH_CHECK_TYPE, "health_check.type", reload,
-        later(HEALTH),
+        now,
         "tcp: the connection opens; http: a GET answers as expected.";
     health_check_path: String = "/health", EDGEPROXY_HEALTH_CHECK_PATH, "health_check.path", reload,
-        later(HEALTH),
+        now,
         "Path of the http probe.";
     health_check_expected_status: Whole<100, 599> = "200", EDGEPROXY_HEALTH_CHECK_EXPECTED_STATUS,
-        "health_check.expected_status", reload, later(HEALTH),
+        "health_check.expected_status", reload, now,
         "Status that the http probe expects.";
     health_check_healthy_threshold: Whole<1, MANY> = "2", EDGEPROXY_HEALTH_HEALTHY_THRESHOLD,
-        "health_check.healthy_threshold", reload, later(HEALTH),
+        "health_check.healthy_threshold", reload, now,
         "Good probes in a row that make a backend healthy.";
     health_check_unhealthy_threshold: Whole<1, MANY> = "3", EDGEPROXY_HEALTH_UNHEALTHY_THRESHOLD,
-        "health_check.unhealthy_threshold", reload, later(HEALTH),
+        "health_check.unhealthy_threshold", reload, now,
         "Bad probes in a row that make a backend unhealthy.";
+    health_check_close_connections: bool = "false", EDGEPROXY_HEALTH_CLOSE_CONNECTIONS,
+        "health_check.close_connections", reload, now,
+        "Close the open connections of a backend that becomes unhealthy.";
 
     pool_enabled: bool = "false", EDGEPROXY_POOL_ENABLED, "pool.enabled", reload,
-        later(POOL, |s| s.pool_enabled),
+        now,
         "Keep connections to backends ready.";
     pool_max_per_backend: Whole<1, 1_000_000> = "10", EDGEPROXY_POOL_MAX_PER_BACKEND,
-        "pool.max_per_backend", reload, later(POOL),
+        "pool.max_per_backend", reload, now,
         "Most connections kept for one backend.";
     pool_idle_timeout_secs: Seconds<1, YEAR> = "60", EDGEPROXY_POOL_IDLE_TIMEOUT_SECS,
-        "pool.idle_timeout_secs", reload, later(POOL),
+        "pool.idle_timeout_secs", reload, now,
         "An idle one is closed after so many seconds.";
     pool_max_lifetime_secs: Seconds<1, YEAR> = "300", EDGEPROXY_POOL_MAX_LIFETIME_SECS,
-        "pool.max_lifetime_secs", reload, later(POOL),
+        "pool.max_lifetime_secs", reload, now,
         "Any one is closed after so many seconds.";
     pool_connect_timeout_secs: Seconds<1, 300> = "5", EDGEPROXY_POOL_CONNECT_TIMEOUT_SECS,
         "pool.connect_timeout_secs", reload, now,
         "Longest wait for a backend to accept, in seconds, pool on or off.";
 
     metrics_enabled: bool = "false", EDGEPROXY_METRICS_ENABLED, "metrics.enabled", restart,
-        later(METRICS, |s| s.metrics_enabled),
+        now,
         "Serve metrics in Prometheus format.";
     metrics_listen_addr: Addresses = "0.0.0.0:9090", EDGEPROXY_METRICS_LISTEN_ADDR,
-        "metrics.listen_addr", restart, later(METRICS),
+        "metrics.listen_addr", restart, now,
         "Addresses of the metrics listener.";
     metrics_path: String = "/metrics", EDGEPROXY_METRICS_PATH, "metrics.path", restart,
-        later(METRICS),
+        now,
         "Path of the metrics.";
 
     config_watch_enabled: bool = "false", EDGEPROXY_CONFIG_WATCH_ENABLED, "config_watch.enabled",

@@ -5,11 +5,13 @@
 //! The cost of a decision is flat in the number of backends; it takes no lock and allocates nothing.
 //! The draw of two is Mitzenmacher's "power of two choices", with weights.
 
+mod lot;
 mod vacancy;
 
 use std::collections::HashMap;
 use std::ops::Range;
 
+use lot::{Fit, Lot};
 pub use vacancy::Vacancy;
 use vacancy::{Bits, Hints};
 
@@ -570,44 +572,6 @@ struct Wanted<'a, L> {
     band: Band,
     load: &'a L,
     avoid: Avoid<'a>,
-}
-
-/// A member that may be chosen, as it is compared with another.
-#[derive(Clone, Copy)]
-struct Fit {
-    active: u64,
-    /// In thousandths.
-    weight: u64,
-    share: u32,
-}
-
-impl Fit {
-    const fn heavier_than(self, other: Self) -> bool {
-        self.active * other.weight > other.active * self.weight
-    }
-}
-
-/// One draw that decides, for the whole decision, whether members that warm up take part: so a share
-/// of a tenth is one decision in ten, however many members share it.
-#[derive(Default)]
-struct Lot {
-    drawn: Option<u64>,
-    /// The first, and so the nearest, that did not take part.
-    held_back: Option<Choice>,
-}
-
-impl Lot {
-    fn admits(&mut self, fit: Fit, choice: Choice, draw: &mut impl FnMut(u64) -> u64) -> bool {
-        if fit.share >= FULL_SHARE {
-            return true;
-        }
-        let drawn = *self.drawn.get_or_insert_with(|| draw(u64::from(FULL_SHARE)));
-        let admits = drawn < u64::from(fit.share);
-        if !admits {
-            self.held_back.get_or_insert(choice);
-        }
-        admits
-    }
 }
 
 /// The members of one tier.

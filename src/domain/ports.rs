@@ -80,4 +80,9 @@ pub trait CountryLookup: Send + Sync {
 
     /// Source and date of the data, for people.
     fn describe(&self) -> String;
+
+    /// When the data was made, in seconds since the Unix epoch; `None` = unknown.
+    fn built(&self) -> Option<u64> {
+        None
+    }
 }

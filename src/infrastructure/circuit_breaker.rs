@@ -132,6 +132,12 @@ impl CircuitBreaker {
         now.nanos() >= self.shared.admits_from.load(Ordering::Relaxed)
     }
 
+    /// How long until a call may be let through, unless a result comes before.
+    #[must_use]
+    pub fn admits_after(&self, now: Time) -> Duration {
+        Time::from_nanos(self.shared.admits_from.load(Ordering::Relaxed)).since(now)
+    }
+
     /// The same for [`try_acquire_early_at`](Self::try_acquire_early_at).
     #[must_use]
     pub fn admits_early(&self, now: Time) -> bool {

@@ -111,14 +111,15 @@ pub struct Change {
 /// return soon: until it does, the backend is not probed. A panic in it ends the task.
 pub type Observer = Arc<dyn Fn(&Change) + Send + Sync>;
 
-/// When the first probe is made.
+/// When the first probes are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
     /// At the start, or as soon as the gate lets it through.
     #[default]
     Immediate,
-    /// At a moment drawn from the first interval, for many that start together.
-    Random,
+    /// Likewise, and the second at a moment drawn from the interval after it: for many that start
+    /// together, so that they do not stay together.
+    Spread,
 }
 
 /// What a checker among many shares with the others, and what is special about it.
@@ -126,7 +127,7 @@ pub enum Phase {
 pub struct Options {
     /// What caps the probes under way at once; `None` is no cap.
     pub gate: Option<Arc<Gate>>,
-    /// When the first probe is made.
+    /// When the first probes are made.
     pub phase: Phase,
     /// What an HTTP probe says for `Host`, in visible ASCII; `None` is the address with its port.
     pub host: Option<String>,
@@ -191,7 +192,7 @@ impl HealthChecker {
         Self { shared: Arc::new(shared), task: Mutex::default() }
     }
 
-    /// Begins to probe, at once unless the [`Phase`] says otherwise. Does nothing when it has begun
+    /// Begins to probe, at once. Does nothing when it has begun
     /// already; a checker whose runtime is gone begins anew, with the verdict it had.
     ///
     /// Dropping the checker ends the task and closes the connection of a probe under way. On a
@@ -249,11 +250,10 @@ impl fmt::Debug for Options {
 }
 
 async fn run(shared: Arc<Shared>) {
-    let first = match shared.phase {
-        Phase::Immediate => Duration::ZERO,
-        Phase::Random => shared.interval.mul_f64(fastrand::f64()),
-    };
-    tokio::time::sleep(first).await;
+    if shared.phase == Phase::Spread {
+        shared.check().await;
+        tokio::time::sleep(shared.interval.mul_f64(fastrand::f64())).await;
+    }
     loop {
         // Begun before the probe: the interval is from start to start. And before the wait at the
         // gate, which else would be added to every interval.

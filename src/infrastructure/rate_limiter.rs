@@ -166,8 +166,10 @@ impl RateLimiter {
     /// the client's. The order is the same everywhere, so that no two threads wait for each other.
     fn buckets(&self, ip: IpAddr) -> (Option<Bucket<'_>>, Bucket<'_>) {
         let client = ClientKey::from(ip);
-        let site = client.site().map(|site| self.sites.bucket(site));
-        (site, self.clients.bucket(client.bits()))
+        let site = client.site().map(|site| self.sites.lock(site));
+        let client = self.clients.lock(client.bits());
+        // Locking orders memory: looking after both lets the processor fetch both rows at once.
+        (site.map(Bucket::found), client.found())
     }
 
     fn current(&self) -> MutexGuard<'_, RateLimitConfig> {

@@ -106,6 +106,12 @@ impl Default for Events {
 }
 
 impl Events {
+    /// Whether the reactor was woken by its [`Waker`].
+    #[must_use]
+    pub fn woken(&self) -> bool {
+        self.0.iter().any(|event| event.data.u64() == WAKE.0)
+    }
+
     /// The events, without the reactor's own wake-up.
     pub fn iter(&self) -> impl Iterator<Item = Event> {
         self.0

@@ -1,7 +1,8 @@
 //! One thread of the data plane: its listeners, its connections, and nothing that can wait.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -26,8 +27,19 @@ const LAST_HANDSHAKES: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Worker {
     waker: Waker,
+    orders: Arc<Orders>,
     /// How its connections ended.
     pub ended: Arc<Ended>,
+    /// How late it has been.
+    pub lag: Arc<Lag>,
+}
+
+/// What the control plane has asked of a worker. The worker never waits for it: what is being added
+/// is taken up after the wake-up that follows.
+#[derive(Debug, Default)]
+struct Orders {
+    /// Backends whose connections are to be closed, by number.
+    close: Mutex<Vec<u64>>,
 }
 
 impl Worker {
@@ -48,19 +60,69 @@ impl Worker {
             reactor.watch_listener(listener.socket(), listener_token(place))?;
         }
         let ended = Arc::new(Ended::default());
+        let (orders, lag) = (Arc::new(Orders::default()), Arc::new(Lag::default()));
         let log = log.writer();
         let proxy = Proxy::new(Arc::clone(&shared), reactor, log, Arc::clone(&ended), number);
         let (running, ending) = oneshot::channel();
+        let (asked, lags) = (Arc::clone(&orders), Arc::clone(&lag));
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            run(proxy, listeners, &shared);
+            run(proxy, listeners, &shared, &asked, &lags);
             drop(running);
         })?;
-        Ok((Self { waker, ended }, Ending(ending)))
+        Ok((Self { waker, orders, ended, lag }, Ending(ending)))
+    }
+
+    /// Has it close its connections to a backend, by the backend's number.
+    pub fn close_all_of(&self, backend: u64) {
+        self.orders.close.lock().unwrap_or_else(PoisonError::into_inner).push(backend);
+        self.wake();
     }
 
     /// Makes it look at what has changed in what it shares.
     pub fn wake(&self) {
         self.waker.wake();
+    }
+}
+
+/// How long events had to wait for a worker that was busy with others: the longest time between two
+/// waits, of late.
+#[derive(Debug, Default)]
+pub struct Lag {
+    /// Nanoseconds: the longest of the window before, and of the window that runs.
+    longest: [AtomicU64; 2],
+    begun: AtomicU64,
+}
+
+impl Lag {
+    /// How long is of late: one to two of these.
+    const WINDOW: Duration = Duration::from_secs(10);
+
+    /// The longest of late.
+    #[must_use]
+    pub fn longest(&self, now: Time) -> Duration {
+        let passed = now.since(Time::from_nanos(self.begun.load(Ordering::Relaxed)));
+        let [before, running] = &self.longest;
+        // A worker that sleeps on does not begin windows.
+        let nanos = if passed < Self::WINDOW {
+            before.load(Ordering::Relaxed).max(running.load(Ordering::Relaxed))
+        } else if passed < 2 * Self::WINDOW {
+            running.load(Ordering::Relaxed)
+        } else {
+            0
+        };
+        Duration::from_nanos(nanos)
+    }
+
+    fn note(&self, busy: Duration, now: Time) {
+        let [before, running] = &self.longest;
+        if now.since(Time::from_nanos(self.begun.load(Ordering::Relaxed))) >= Self::WINDOW {
+            self.begun.store(now.nanos(), Ordering::Relaxed);
+            before.store(running.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+        }
+        let nanos = u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX);
+        if nanos > running.load(Ordering::Relaxed) {
+            running.store(nanos, Ordering::Relaxed);
+        }
     }
 }
 
@@ -80,11 +142,19 @@ const fn listener_token(place: usize) -> Token {
     Token(LISTENERS + place as u64)
 }
 
-fn run(mut proxy: Proxy, mut listeners: Vec<Listener>, shared: &Shared) {
+fn run(
+    mut proxy: Proxy,
+    mut listeners: Vec<Listener>,
+    shared: &Shared,
+    orders: &Orders,
+    lag: &Lag,
+) {
     let mut events = Events::default();
     let mut leaving: Option<Leaving> = None;
+    let mut woken = clock::now();
     loop {
         let now = clock::now();
+        lag.note(now.since(woken), now);
         let wake_at =
             [proxy.wake_at(now), next_resume(&listeners), leaving.as_ref().and_then(Leaving::at)]
                 .into_iter()
@@ -97,6 +167,13 @@ fn run(mut proxy: Proxy, mut listeners: Vec<Listener>, shared: &Shared) {
             return;
         }
         let now = clock::now();
+        woken = now;
+        if events.woken() {
+            let closing = orders.close.try_lock().map(|mut close| std::mem::take(&mut *close));
+            for backend in closing.unwrap_or_default() {
+                contained(|| proxy.close_all_of(backend, now));
+            }
+        }
         for event in events.iter() {
             match event.token.0.checked_sub(LISTENERS) {
                 Some(place) => {

@@ -71,6 +71,20 @@ impl Proxy {
         self.forcing = Some(Forcing { drain, left: None, next: drain.force_from });
     }
 
+    /// Closes all connections to a backend.
+    pub fn close_all_of(&mut self, backend: u64, now: Time) {
+        let all: Vec<Key> = self.connections.ages().map(|(id, _)| id).collect();
+        for id in all {
+            let Some(connection) = self.connections.take(id) else { continue };
+            match &connection.stage {
+                Stage::Relaying(relaying) if relaying.slot.upstream().number == backend => {
+                    self.end(id, connection, Reason::Killed, now);
+                }
+                _ => self.connections.put(id, connection),
+            }
+        }
+    }
+
     fn dial_time(&mut self, id: Key, now: Time) {
         let Some(mut connection) = self.connections.take(id) else { return };
         let Stage::Dialing { dial, .. } = &mut connection.stage else {

@@ -11,6 +11,7 @@ use crate::domain::balance::{FULL_SHARE, Layout, Standing};
 use crate::domain::time::Time;
 use crate::domain::{App, BackendId, Region};
 use crate::infrastructure::circuit_breaker::{Permit, State, Transition};
+use crate::infrastructure::health_checker::Health;
 use crate::infrastructure::meters::BackendMeter;
 use crate::infrastructure::{CircuitBreaker, CircuitBreakerConfig};
 
@@ -49,23 +50,12 @@ pub struct Upstream {
 #[repr(align(64))]
 struct Hot {
     active: AtomicU32,
-    probe: AtomicU8,
+    health: AtomicU8,
     /// Whether the breaker has ever opened. Until then nobody looks at it to decide.
     tripped: AtomicBool,
     dials: Dials,
     /// When slow start began, in nanoseconds; 0 = it gets its full share.
     warms_since: AtomicU64,
-}
-
-/// What active health checks say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Probe {
-    /// Nothing (yet), which counts as healthy.
-    Unknown,
-    /// It is healthy.
-    Up,
-    /// It is not.
-    Down,
 }
 
 /// Which observations a decision goes by.
@@ -156,7 +146,7 @@ impl Upstream {
     #[must_use]
     pub fn standing(&self, now: Time, believed: Believed) -> Standing {
         let Believed { probes, breakers, early } = believed;
-        if probes && self.probe() == Probe::Down {
+        if probes && !self.health().is_healthy() {
             return Standing::Out;
         }
         if breakers && self.hot.tripped.load(Ordering::Relaxed) {
@@ -171,21 +161,21 @@ impl Upstream {
 
     /// What health checks say.
     #[must_use]
-    pub fn probe(&self) -> Probe {
-        match self.hot.probe.load(Ordering::SeqCst) {
-            0 => Probe::Unknown,
-            1 => Probe::Up,
-            _ => Probe::Down,
+    pub fn health(&self) -> Health {
+        match self.hot.health.load(Ordering::SeqCst) {
+            0 => Health::Unknown,
+            1 => Health::Healthy,
+            _ => Health::Unhealthy,
         }
     }
 
     /// Notes what health checks say; what they said before. One that recovers starts slowly.
-    pub fn set_probe(&self, probe: Probe, now: Time) -> Probe {
-        let before = self.probe();
-        if before == Probe::Down && probe != Probe::Down {
+    pub(super) fn set_health(&self, health: Health, now: Time) -> Health {
+        let before = self.health();
+        if !before.is_healthy() && health.is_healthy() {
             self.start_slowly(now);
         }
-        self.hot.probe.store(probe as u8, Ordering::SeqCst);
+        self.hot.health.store(health as u8, Ordering::SeqCst);
         self.rise();
         before
     }
@@ -292,6 +282,12 @@ impl Dials {
     /// Notes that nobody probes the backend any more.
     pub fn probe_ended(&self) {
         self.probing.store(false, Ordering::Relaxed);
+    }
+
+    /// Has the backend rank last until a probing dial after `wait` has had its answer.
+    pub fn stay_demoted(&self, now: Time, wait: Duration) {
+        let until = (now + wait + PROBE_TIME * 3 / 2).nanos();
+        self.demoted_until.fetch_max(until, Ordering::Relaxed);
     }
 
     /// Notes that the probing dial failed too. Gives the time after which to probe it again.

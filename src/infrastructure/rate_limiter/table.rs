@@ -94,13 +94,13 @@ impl Table {
         self.shards.iter().map(|shard| shard.lock().evictions).sum()
     }
 
-    pub(super) fn bucket(&self, key: u64) -> Bucket<'_> {
+    /// The key's bucket, locked and not yet looked for.
+    pub(super) fn lock(&self, key: u64) -> Bucket<'_> {
         let (high, low) = self.halves(key);
         // A product spreads over any number of shards, and is quicker than a remainder.
         let shard = (high * self.shards.len() as u64) >> 32;
         let shard = self.shards[usize::try_from(shard).unwrap_or_default()].lock();
-        let place = shard.find(key, low);
-        Bucket { table: self, shard, key, hash: low, place }
+        Bucket { table: self, shard, key, hash: low, place: None }
     }
 
     /// Puts every bucket under another limit.
@@ -118,6 +118,12 @@ impl Table {
 }
 
 impl Bucket<'_> {
+    /// The bucket, with its entry if it has one. Without, it is full.
+    pub(super) fn found(mut self) -> Self {
+        self.place = self.shard.find(self.key, self.hash);
+        self
+    }
+
     /// When it is full again once a token is taken from it; none when it has none.
     pub(super) fn after_one(&self, now: Time) -> Option<Ticks> {
         let limit = &self.shard.limit;

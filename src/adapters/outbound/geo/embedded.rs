@@ -24,12 +24,6 @@ impl EmbeddedGeo {
     pub fn new() -> Self {
         Self(GeoipDb::new_embedded())
     }
-
-    /// When the data was generated, in seconds since the Unix epoch.
-    #[must_use]
-    pub const fn built(&self) -> u64 {
-        BUILT
-    }
 }
 
 impl Default for EmbeddedGeo {
@@ -45,6 +39,10 @@ impl CountryLookup for EmbeddedGeo {
 
     fn describe(&self) -> String {
         format!("embedded (Tor Project, {})", date(BUILT))
+    }
+
+    fn built(&self) -> Option<u64> {
+        Some(BUILT)
     }
 }
 

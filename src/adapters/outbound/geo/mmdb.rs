@@ -50,12 +50,6 @@ impl MmdbGeo {
             Err(reason) => Err(GeoError { path, reason }),
         }
     }
-
-    /// When the data was built, in seconds since the Unix epoch.
-    #[must_use]
-    pub fn built(&self) -> u64 {
-        self.reader.metadata().build_epoch
-    }
 }
 
 impl CountryLookup for MmdbGeo {
@@ -66,7 +60,15 @@ impl CountryLookup for MmdbGeo {
 
     fn describe(&self) -> String {
         let kind = &self.reader.metadata().database_type;
-        format!("{kind} {} (built {})", self.path.display(), date(self.built()))
+        format!(
+            "{kind} {} (built {})",
+            self.path.display(),
+            date(self.reader.metadata().build_epoch)
+        )
+    }
+
+    fn built(&self) -> Option<u64> {
+        Some(self.reader.metadata().build_epoch)
     }
 }
 
