@@ -103,7 +103,8 @@ impl Edge {
     pub async fn start(config: Config, access_log: LogSink) -> Result<Self, StartError> {
         let settings = &config.settings;
         let workers = settings.workers.map_or_else(cpu_count, |workers| workers.get() as usize);
-        let max_connections = max_connections(settings, workers);
+        let descriptors = descriptors::raise_limit();
+        let max_connections = max_connections(settings, workers, descriptors);
 
         let database = country_database(&config)?;
         let repository = SqliteBackendRepository::open(&settings.db_path, Access::Create)?;
@@ -128,6 +129,7 @@ impl Edge {
             admission: Arc::new(rules::admission(settings, max_connections)),
             geo: Arc::new(Geo { overrides, database: Arc::clone(&database) }),
             dial: rules::dial(settings),
+            warm: rules::warm(settings, workers, descriptors),
             user_timeout: settings.tcp_user_timeout_secs.get(),
             shortest_idle: rules.shortest_idle(),
         };
@@ -247,8 +249,7 @@ impl Edge {
 }
 
 /// What the settings or the descriptors allow.
-fn max_connections(settings: &Settings, workers: usize) -> usize {
-    let descriptors = descriptors::raise_limit();
+fn max_connections(settings: &Settings, workers: usize, descriptors: u64) -> usize {
     let enough_for = descriptors::connections_within(descriptors, workers);
     let limit = settings.max_connections.map_or(enough_for, |limit| limit.get() as usize);
     if limit > enough_for {

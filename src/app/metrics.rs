@@ -264,6 +264,15 @@ impl Metrics {
             page.sample(&[("backend", upstream.id.as_str())], state);
         }
         page.family(
+            "edgeproxy_pool_idle_connections",
+            Kind::Gauge,
+            "Connections to the backend that wait for a client, those being made included.",
+        );
+        let warm = tables(snapshot).flat_map(AppTable::upstreams).map(|up| (up, up.warm()));
+        for (upstream, warm) in warm.filter(|(_, warm)| *warm > 0 || snapshot.warm.is_some()) {
+            page.sample(&[("backend", upstream.id.as_str())], warm);
+        }
+        page.family(
             "edgeproxy_fail_open",
             Kind::Gauge,
             "Whether health checks are ignored, because they say that no backend of the app is healthy.",

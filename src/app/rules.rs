@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::application::admission;
 use crate::application::connect;
-use crate::application::upstreams::{AppRules, Rules};
+use crate::application::upstreams::{AppRules, Rules, WarmRules};
 use crate::config::{Config, Settings};
 use crate::domain::balance::Spill;
 use crate::infrastructure::{CircuitBreakerConfig, RateLimitConfig, RateLimiter};
@@ -76,4 +76,16 @@ pub(super) fn dial(settings: &Settings) -> connect::Rules {
         timeout: settings.pool_connect_timeout_secs.get(),
         tries: settings.connect_tries.get() as usize,
     }
+}
+
+/// How many warm connections are kept, if any.
+pub(super) fn warm(settings: &Settings, workers: usize, descriptors: u64) -> Option<WarmRules> {
+    settings.pool_enabled.then(|| WarmRules {
+        most: settings.pool_max_per_backend.get(),
+        workers,
+        idle_timeout: settings.pool_idle_timeout_secs.get(),
+        max_lifetime: settings.pool_max_lifetime_secs.get(),
+        // The last quarter is for clients.
+        last_descriptor: i32::try_from(descriptors / 4 * 3).unwrap_or(i32::MAX),
+    })
 }

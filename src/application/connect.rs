@@ -47,7 +47,7 @@ impl Demotions {
     }
 
     /// Notes a failed dial, for now. When the queue is full the demotion ends by itself, unprobed.
-    fn demote(&self, upstream: &Arc<Upstream>, now: Time) {
+    pub fn demote(&self, upstream: &Arc<Upstream>, now: Time) {
         if let Some(delay) = upstream.dials().failed(now) {
             tracing::warn!(backend = %upstream.id, addr = %upstream.addr, "dial failed; it ranks last for {delay:?}");
             let _ = self.0.try_send((Arc::clone(upstream), delay));
@@ -196,6 +196,22 @@ impl Dial {
         counts.of(&self.table, self.origin, routed.member, routed.tier, meters)
     }
 
+    /// Goes on with a warm connection, of which `event` was told.
+    pub fn begin_warm(
+        &mut self,
+        routed: Routed,
+        socket: OwnedFd,
+        event: Event,
+        now: Time,
+    ) -> Progress {
+        let upstream = Arc::clone(routed.slot.upstream());
+        let (member, hedged, failed) = (routed.member, false, false);
+        self.attempts[0] =
+            Some(Attempt { upstream, member, began: now, flight: None, hedged, failed });
+        self.tries = 1;
+        Progress::Connected(Connected { socket, event, attempt: 0, tries: 1, routed })
+    }
+
     /// Dials the first candidate.
     pub fn begin<D: FnMut(u64) -> u64>(
         &mut self,
@@ -310,13 +326,14 @@ impl Dial {
             let regions: Vec<Region> = self.attempts().map(region).collect();
             let avoid = Avoid { members, regions: &regions };
             // A region not tried yet is worth a try, a backend known to fail is not.
-            let elsewhere = route::next(&self.table, self.origin, avoid, now, draw)
+            let elsewhere = route::next(&self.table, self.origin, avoid, None, now, draw)
                 .filter(|routed| !routed.slot.upstream().dials().demoted(now));
             if elsewhere.is_some() {
                 return elsewhere;
             }
         }
-        route::next(&self.table, self.origin, Avoid { members, regions: &[] }, now, draw)
+        let avoid = Avoid { members, regions: &[] };
+        route::next(&self.table, self.origin, avoid, None, now, draw)
     }
 
     /// Begins an attempt, which counts as a try whether or not the system lets it begin.
@@ -382,7 +399,10 @@ impl Dial {
 }
 
 /// Starts to connect; the reactor tells how it went.
-fn begin_connect(upstream: &Upstream) -> Result<OwnedFd, Errno> {
+///
+/// # Errors
+/// The system's.
+pub fn begin_connect(upstream: &Upstream) -> Result<OwnedFd, Errno> {
     let family = if upstream.addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
@@ -393,7 +413,8 @@ fn begin_connect(upstream: &Upstream) -> Result<OwnedFd, Errno> {
 }
 
 /// What an error is called in metrics.
-const fn failure(error: Option<Errno>) -> DialFailure {
+#[must_use]
+pub const fn failure(error: Option<Errno>) -> DialFailure {
     match error {
         Some(Errno::CONNREFUSED) => DialFailure::Refused,
         Some(Errno::TIMEDOUT) => DialFailure::Timeout,
@@ -405,7 +426,8 @@ const fn failure(error: Option<Errno>) -> DialFailure {
 }
 
 /// Whether an error says something about this process and nothing about the backend.
-const fn is_local(error: Errno) -> bool {
+#[must_use]
+pub const fn is_local(error: Errno) -> bool {
     matches!(
         error,
         Errno::MFILE

@@ -1,10 +1,12 @@
 //! One worker's connections, each carried through every stage. Nothing here waits: what cannot go on
 //! now is taken up again by an event or at a time.
 
+mod relaying;
 mod upkeep;
+mod warming;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -18,18 +20,19 @@ use super::connect::{self, Connected, Demotions, Dial, Progress};
 use super::locate::{Geo, Location};
 use super::relay::{self, End, Ending, Relay, Side, Turn};
 use super::route::{self, Client, Routed};
-use super::upstreams::{AppTable, RouteCounts, Slot, Tables};
+use super::upstreams::{AppTable, Keeper, RouteCounts, Tables, WarmRules};
 use crate::clock;
-use crate::domain::affinity::{Affinity, Hold, Key as AffinityKey};
-use crate::domain::balance::{Origin, Tier};
+use crate::domain::affinity::{Affinity, Key as AffinityKey};
+use crate::domain::balance::Origin;
 use crate::domain::time::Time;
 use crate::infrastructure::ShutdownController;
-use crate::infrastructure::circuit_breaker::Permit;
 use crate::infrastructure::log_sink::LogWriter;
 use crate::infrastructure::meters::{Meters, Share};
 use crate::infrastructure::reactor::{Event, Interest, Reactor};
 use crate::infrastructure::slab::{Key, Slab};
+use relaying::Relaying;
 use upkeep::Forcing;
+use warming::Warming;
 
 /// The client's socket among a connection's; the dials' sockets come after it.
 const CLIENT: usize = 0;
@@ -49,6 +52,8 @@ pub struct Snapshot {
     pub geo: Arc<Geo>,
     /// How backends are dialled.
     pub dial: connect::Rules,
+    /// How many warm connections are kept; `None` = none.
+    pub warm: Option<WarmRules>,
     /// How long bytes may stay unacknowledged on a long-lived connection; zero = the system's limit.
     pub user_timeout: Duration,
     /// The shortest idle timeout of any app, known or not.
@@ -77,7 +82,11 @@ pub struct Shared {
 pub struct Proxy {
     shared: Arc<Shared>,
     reactor: Reactor,
+    /// Clients' connections; warm ones have keys in it, too.
     connections: Slab<Connection>,
+    /// Connections to backends that wait for a client.
+    warm: HashMap<Key, Warming>,
+    number: usize,
     /// When dials are looked at again; those that are over are skipped.
     deadlines: BinaryHeap<Reverse<(Time, Key)>>,
     /// Connections with more to move, after others had their turn.
@@ -130,23 +139,6 @@ enum Stage {
     Between,
 }
 
-struct Relaying {
-    relay: Relay,
-    /// Which of the connection's sockets the backend's is.
-    backend_part: u8,
-    /// Whether it is among those with more to move.
-    queued: bool,
-    slot: Slot,
-    /// Until the connection has had its result.
-    permit: Option<Permit>,
-    /// Bytes to and from the backend that metrics know of.
-    counted: (u64, u64),
-    hold: Option<(Hold, Duration)>,
-    tier: Tier,
-    tries: u32,
-    setup: Duration,
-}
-
 /// What a worker lends to the dial of connection `$id`: disjoint parts of it, which no method could
 /// lend while the connection is out of the slab.
 macro_rules! dial_tools {
@@ -180,6 +172,8 @@ impl Proxy {
             shared,
             reactor,
             connections: Slab::default(),
+            warm: HashMap::new(),
+            number,
             deadlines: BinaryHeap::new(),
             unfinished: Vec::new(),
             tools: relay::Tools::default(),
@@ -205,8 +199,8 @@ impl Proxy {
 
     /// Whether nothing is open.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.connections.is_empty()
+    pub fn is_empty(&self) -> bool {
+        self.connections.len() == self.warm.len()
     }
 
     /// Takes a connection through every stage as far as it goes without waiting: admission, locate,
@@ -218,7 +212,7 @@ impl Proxy {
         self.shared.meters.accepted(self.share);
         let end = End::new(socket, true, Interest { reads: true, writes: false });
         match self.welcome(&snapshot, client, listener, now) {
-            Ok(welcome) => self.connect(welcome, end, snapshot.dial, now),
+            Ok(welcome) => self.connect(welcome, end, &snapshot, now),
             Err((location, reason)) => {
                 end.reset();
                 let country = location.country;
@@ -252,24 +246,33 @@ impl Proxy {
         let origin = table.layout.origin(location.country, location.at_pop);
         let key = (ip.into(), table.number);
         let mut draw = |below| self.rng.u64(..below);
-        let routed = route::first(table, Client { key, origin }, affinity, now, &mut draw)
-            .map_err(refused)?;
+        let keeper = snapshot.keeper(self.number);
+        let client_of = Client { key, origin, keeper };
+        let routed = route::first(table, client_of, affinity, now, &mut draw).map_err(refused)?;
 
-        let id = self.connections.reserve(ticks(now)).ok_or(refused(Reason::Internal))?;
+        // A warm connection brings the key under which it is watched.
+        let id = routed.kept.as_ref().map(|kept| kept.id);
+        let id = id.or_else(|| self.connections.reserve(ticks(now)));
+        let id = id.ok_or(refused(Reason::Internal))?;
         let table = Arc::clone(table);
         Ok(Welcome { id, client, listener, admitted, location, key, table, origin, routed })
     }
 
     /// Begins to connect a client to its backend.
-    fn connect(&mut self, welcome: Welcome, end: End, rules: connect::Rules, now: Time) {
-        let Welcome { id, client, listener, admitted, location, key, table, origin, routed } =
+    fn connect(&mut self, welcome: Welcome, end: End, snapshot: &Snapshot, now: Time) {
+        let Welcome { id, client, listener, admitted, location, key, table, origin, mut routed } =
             welcome;
+        let (upstream, hard_limit) =
+            (Arc::clone(routed.slot.upstream()), table.hard_limit(routed.member));
+        let kept = routed.kept.take().map(|kept| (kept.socket, self.adopt(id, now)));
+        let found_warm = kept.is_some();
         let watched = self.reactor.watch_reads(end.socket(), id.token(CLIENT));
         let idle_ticks = idle_ticks(table.rules.idle_timeout);
-        let mut dial = Box::new(Dial::new(table, origin, rules));
-        let progress = match watched {
-            Ok(()) => dial.begin(routed, now, &mut dial_tools!(self, id)),
-            Err(error) => {
+        let mut dial = Box::new(Dial::new(table, origin, snapshot.dial));
+        let progress = match (watched, kept) {
+            (Ok(()), Some((socket, event))) => dial.begin_warm(routed, socket, event, now),
+            (Ok(()), None) => dial.begin(routed, now, &mut dial_tools!(self, id)),
+            (Err(error), _) => {
                 tracing::warn!(%error, "a connection cannot be watched");
                 Progress::Failed(Reason::Internal)
             }
@@ -285,12 +288,17 @@ impl Proxy {
             stage: Stage::Dialing { client: end, dial },
         });
         self.dialled(id, connection, progress, now);
+        if let Some(keeper) = snapshot.keeper(self.number) {
+            self.warm_up(&upstream, hard_limit, keeper, found_warm, now);
+        }
     }
 
     /// Takes up what an event is about.
     pub fn event(&mut self, event: Event, now: Time) {
         let (id, part) = Key::of(event.token);
-        let Some(mut connection) = self.connections.take(id) else { return };
+        let Some(mut connection) = self.connections.take(id) else {
+            return self.warm_event(id, event, now);
+        };
         self.connections.touch(id, ticks(now));
         match &mut connection.stage {
             Stage::Dialing { client, .. } if part == CLIENT => {
@@ -344,6 +352,7 @@ impl Proxy {
 
     /// Forgets a connection that was lost while something of its was taken up.
     pub fn abandon(&mut self, id: Key) {
+        self.warm.remove(&id);
         self.connections.free(id);
     }
 
@@ -501,45 +510,12 @@ impl Proxy {
     }
 }
 
-impl Relaying {
-    /// The backend's first byte is the connection's success.
-    fn has_answered(&mut self, now: Time) {
-        if self.permit.is_some() && self.relay.received() > 0 {
-            self.has_proved_good(now);
-        }
-    }
-
-    fn has_proved_good(&mut self, now: Time) {
-        if let Some(permit) = self.permit.take() {
-            self.slot.upstream().report(permit, true, now);
-        }
-    }
-
-    /// A reset before any byte of the client's is a failure. After one it is not: else one client that
-    /// sends garbage would open the breaker for everybody.
-    fn has_ended(&mut self, reason: Reason, share: Share, now: Time) {
-        let upstream = self.slot.upstream();
-        if reason != Reason::BackendReset {
-            return;
-        }
-        upstream.meter.cell(share).reset();
-        if self.relay.sent() == 0
-            && let Some(permit) = self.permit.take()
-        {
-            upstream.report(permit, false, now);
-        }
-    }
-
-    /// Lets metrics know of what has moved since the last time.
-    fn count(&mut self, meters: &Meters, share: Share) {
-        let moved = (self.relay.sent(), self.relay.received());
-        let known = std::mem::replace(&mut self.counted, moved);
-        let cell = self.slot.upstream().meter.cell(share);
-        meters.moved(share, cell, moved.0 - known.0, moved.1 - known.1);
-    }
-}
-
 impl Snapshot {
+    /// A worker as a keeper of warm connections, if there are to be any.
+    fn keeper(&self, worker: usize) -> Option<Keeper<'_>> {
+        self.warm.as_ref().map(|rules| Keeper { worker, rules })
+    }
+
     /// The table of the app that a listener serves.
     fn table(&self, listener: u16) -> Option<&Arc<AppTable>> {
         self.listeners.get(usize::from(listener)).and_then(Option::as_ref)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::account::Reason;
-use super::upstreams::{AppTable, Observed, Slot};
+use super::upstreams::{AppTable, Keeper, Kept, Observed, Slot};
 use crate::domain::affinity::{Affinity, Key};
 use crate::domain::balance::{Avoid, Choice, Load, Origin, Standing, Tier};
 use crate::domain::time::Time;
@@ -21,6 +21,8 @@ pub struct Routed {
     pub slot: Slot,
     /// That its breaker lets the connection through; `None` without breakers.
     pub permit: Option<Permit>,
+    /// A warm connection to the backend, if there was one.
+    pub kept: Option<Kept>,
     /// Where the backend stands in the layout.
     pub member: usize,
     /// How near it is.
@@ -32,11 +34,13 @@ pub struct Routed {
 
 /// A client, as routing sees it.
 #[derive(Clone, Copy, Debug)]
-pub struct Client {
+pub struct Client<'a> {
     /// What affinity knows it by.
     pub key: Key,
     /// Where it is.
     pub origin: Origin,
+    /// Whose warm connections it may have.
+    pub keeper: Option<Keeper<'a>>,
 }
 
 /// The first backend to try.
@@ -45,7 +49,7 @@ pub struct Client {
 /// [`Reason::NoBackend`] when none takes such a client, [`Reason::AtHardLimit`] when all are full.
 pub fn first(
     table: &AppTable,
-    client: Client,
+    client: Client<'_>,
     affinity: &Affinity,
     now: Time,
     draw: &mut impl FnMut(u64) -> u64,
@@ -58,7 +62,7 @@ pub fn first(
             Bound::Nowhere => {}
         }
     }
-    match next(table, client.origin, Avoid::default(), now, draw) {
+    match next(table, client.origin, Avoid::default(), client.keeper, now, draw) {
         Some(routed) => Ok(Routed { binds, ..routed }),
         None if table.layout.serves(client.origin, &table.load(now)) => Err(Reason::AtHardLimit),
         None => Err(Reason::NoBackend),
@@ -70,32 +74,26 @@ pub fn next(
     table: &AppTable,
     origin: Origin,
     avoid: Avoid<'_>,
+    keeper: Option<Keeper<'_>>,
     now: Time,
     draw: &mut impl FnMut(u64) -> u64,
 ) -> Option<Routed> {
     table.layout.vacancy().refresh(now);
     let load = table.load(now);
-    let next = reserved(table, origin, avoid, &load, draw);
+    let mut reserved = |load: Observed<'_>| {
+        for _ in 0..RACES {
+            let choice = table.layout.pick(origin, &load, avoid, draw)?;
+            if let Reserved::Yes(routed) = reserve(table, choice, &load, keeper) {
+                return Some(routed);
+            }
+        }
+        None
+    };
+    let next = reserved(load);
     if next.is_none() && table.breakers && load.all_out() {
-        return reserved(table, origin, avoid, &load.early(), draw);
+        return reserved(load.early());
     }
     next
-}
-
-fn reserved(
-    table: &AppTable,
-    origin: Origin,
-    avoid: Avoid<'_>,
-    load: &Observed<'_>,
-    draw: &mut impl FnMut(u64) -> u64,
-) -> Option<Routed> {
-    for _ in 0..RACES {
-        let choice = table.layout.pick(origin, load, avoid, draw)?;
-        if let Reserved::Yes(routed) = reserve(table, choice, load) {
-            return Some(routed);
-        }
-    }
-    None
 }
 
 enum Bound {
@@ -107,7 +105,7 @@ enum Bound {
 /// The backend that the client had last, unless it is gone, failing, forbidden or far from home.
 fn bound(
     table: &AppTable,
-    client: Client,
+    client: Client<'_>,
     affinity: &Affinity,
     now: Time,
     draw: &mut impl FnMut(u64) -> u64,
@@ -123,7 +121,7 @@ fn bound(
     if homesick && table.layout.nearer_has_room(client.origin, tier, &load, draw) {
         return Bound::Nowhere;
     }
-    match reserve(table, Choice { member, tier }, &load) {
+    match reserve(table, Choice { member, tier }, &load, client.keeper) {
         Reserved::Yes(routed) => Bound::To(routed),
         Reserved::Full => Bound::Full,
         Reserved::Broken => Bound::Nowhere,
@@ -139,11 +137,17 @@ enum Reserved {
     Broken,
 }
 
-/// Asks for a place, and then for the breaker's permit.
-fn reserve(table: &AppTable, choice: Choice, load: &Observed<'_>) -> Reserved {
+/// Asks for a place, then for the breaker's permit, and last for a warm connection.
+fn reserve(
+    table: &AppTable,
+    choice: Choice,
+    load: &Observed<'_>,
+    keeper: Option<Keeper<'_>>,
+) -> Reserved {
     let Choice { member, tier } = choice;
     let upstream = table.upstream(member);
-    let Some(slot) = upstream.try_reserve(table.layout.members()[member].hard_limit) else {
+    let hard_limit = table.layout.members()[member].hard_limit;
+    let Some((slot, kept)) = upstream.try_reserve(hard_limit, keeper, load.now()) else {
         return Reserved::Full;
     };
     let permit = if table.breakers {
@@ -152,6 +156,7 @@ fn reserve(table: &AppTable, choice: Choice, load: &Observed<'_>) -> Reserved {
     } else {
         None
     };
+    let kept = kept.or_else(|| upstream.take_warm(keeper?, load.now()));
     let binds = !table.rules.affinity_ttl.is_zero();
-    Reserved::Yes(Routed { slot, permit, member, tier, binds })
+    Reserved::Yes(Routed { slot, permit, kept, member, tier, binds })
 }

@@ -3,8 +3,10 @@
 //! A new reading of the registry makes a new table, which is swapped in whole. A backend that stays
 //! (same id, same address) keeps its [`Upstream`], and with it its count and its dial record.
 
+mod places;
 mod route_counts;
 mod upstream;
+mod warm;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -24,6 +26,7 @@ use crate::infrastructure::health_checker::Health;
 use crate::infrastructure::meters::Meters;
 pub use route_counts::RouteCounts;
 pub use upstream::{Believed, Dials, PROBE_TIME, Slot, Upstream};
+pub use warm::{Keeper, Kept, WarmRules};
 
 /// What an operator says of an app.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +111,12 @@ impl AppTable {
         &self.upstreams[place]
     }
 
+    /// Most connections of the backend at a place of the layout; 0 = any number.
+    #[must_use]
+    pub fn hard_limit(&self, place: usize) -> u32 {
+        self.layout.members()[place].hard_limit
+    }
+
     /// The place of a backend by its number, while it is eligible.
     #[must_use]
     pub fn place(&self, number: u64) -> Option<usize> {
@@ -160,6 +169,12 @@ impl Observed<'_> {
     pub const fn early(mut self) -> Self {
         self.believed.early = true;
         self
+    }
+
+    /// The moment.
+    #[must_use]
+    pub const fn now(&self) -> Time {
+        self.now
     }
 
     /// Lets a connection through a backend's breaker, or not.
@@ -404,14 +419,14 @@ mod tests {
         let tables = roster.tables(&registry(std::slice::from_ref(&row)), &rules(), 0);
         roster.seat(&tables, Time::ZERO);
         let upstream = Arc::clone(tables.values().next().unwrap().upstream(0));
-        let slot = upstream.try_reserve(1).unwrap();
+        let slot = upstream.try_reserve(1, None, Time::ZERO).unwrap();
         let none = roster.tables(&registry(&[]), &rules(), 0);
         roster.seat(&none, Time::ZERO);
         assert!(!upstream.is_seated());
         let tables = roster.tables(&registry(&[row]), &rules(), 0);
         let again = tables.values().next().unwrap().upstream(0);
-        assert!(again.try_reserve(1).is_none());
+        assert!(again.try_reserve(1, None, Time::ZERO).is_none());
         drop(slot);
-        assert!(again.try_reserve(1).is_some());
+        assert!(again.try_reserve(1, None, Time::ZERO).is_some());
     }
 }

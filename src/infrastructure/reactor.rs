@@ -32,6 +32,18 @@ pub struct Event {
 }
 
 impl Event {
+    /// That a descriptor can be written, and nothing else.
+    #[must_use]
+    pub const fn writable_now(token: Token) -> Self {
+        Self { token, flags: EventFlags::OUT }
+    }
+
+    /// What is known when this comes after `earlier`, of the same descriptor.
+    #[must_use]
+    pub const fn after(self, earlier: Self) -> Self {
+        Self { token: self.token, flags: self.flags.union(earlier.flags) }
+    }
+
     /// Bytes, an end or an error wait to be read.
     #[must_use]
     pub const fn readable(self) -> bool {

@@ -8,7 +8,7 @@ const PART_BITS: u32 = 2;
 const PLACE_BITS: u32 = 30;
 
 /// A connection's key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     place: u32,
     generation: u32,
@@ -127,6 +127,13 @@ impl<T> Slab<T> {
             self.entries.shrink_to(KEPT);
             self.free.retain(|place| (*place as usize) < KEPT);
             self.free.shrink_to(KEPT);
+        }
+    }
+
+    /// Has a key begin its life now.
+    pub fn renew(&mut self, key: Key, tick: u32) {
+        if let Some(entry) = self.entry(key) {
+            (entry.touched, entry.born, entry.milestone) = (tick, tick, 0);
         }
     }
 

@@ -14,6 +14,7 @@ mod decision;
 mod failure;
 mod limits;
 mod listeners;
+mod pool;
 mod routing;
 mod shutdown;
 mod support;

@@ -272,7 +272,7 @@ impl Leaving {
                 let number = listener.number;
                 listener.accept_last(now, |socket, peer| proxy.accepted(socket, peer, number, now));
             }
-            proxy.drain(self.drain);
+            proxy.drain(self.drain, now);
         }
     }
 }

@@ -61,14 +61,16 @@ impl Proxy {
         if now.since(self.swept) >= SWEEP {
             self.swept = now;
             self.sweep(now);
+            self.sweep_warm(now);
         }
         self.force(now);
         self.log.flush_if_due(now);
     }
 
     /// Lets open connections end by themselves until the drain runs out of time.
-    pub fn drain(&mut self, drain: Drain) {
+    pub fn drain(&mut self, drain: Drain, now: Time) {
         self.forcing = Some(Forcing { drain, left: None, next: drain.force_from });
+        self.sweep_warm(now);
     }
 
     /// Closes all connections to a backend.
@@ -145,7 +147,7 @@ impl Proxy {
             }
             self.connections.put(id, connection);
         }
-        if self.connections.is_empty() {
+        if self.is_empty() {
             self.tools.pipes.release();
         }
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
+use super::places::Places;
+use super::warm::{Keeper, Kept, Warm};
 use crate::domain::balance::{FULL_SHARE, Layout, Standing};
 use crate::domain::time::Time;
 use crate::domain::{App, BackendId, Region};
@@ -42,6 +44,7 @@ pub struct Upstream {
     pub meter: Arc<BackendMeter>,
     hot: Hot,
     breaker: CircuitBreaker,
+    pub(super) warm: Warm,
     seat: ArcSwapOption<Seat>,
 }
 
@@ -49,7 +52,7 @@ pub struct Upstream {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Hot {
-    active: AtomicU32,
+    places: Places,
     health: AtomicU8,
     /// Whether the breaker has ever opened. Until then nobody looks at it to decide.
     tripped: AtomicBool,
@@ -99,6 +102,7 @@ impl Upstream {
             meter,
             hot: Hot::default(),
             breaker: CircuitBreaker::new(breaker),
+            warm: Warm::default(),
             seat: ArcSwapOption::empty(),
         }
     }
@@ -106,7 +110,17 @@ impl Upstream {
     /// Open connections, those being dialled included.
     #[must_use]
     pub fn active(&self) -> u32 {
-        self.hot.active.load(Ordering::SeqCst)
+        self.hot.places.taken().0
+    }
+
+    /// Warm connections, those being made included.
+    #[must_use]
+    pub fn warm(&self) -> u32 {
+        self.hot.places.taken().1
+    }
+
+    pub(super) const fn places(&self) -> &Places {
+        &self.hot.places
     }
 
     /// Whether it takes new connections by the table in force.
@@ -134,12 +148,21 @@ impl Upstream {
         &self.breaker
     }
 
-    /// Takes a place, unless that would make more than `limit` (0 = none) of them.
+    /// Takes a place, unless that would make more than `limit` (0 = none) of them. A warm connection
+    /// gives up its own when there is no other: one of the `keeper`'s comes with it.
     #[must_use]
-    pub fn try_reserve(self: &Arc<Self>, limit: u32) -> Option<Slot> {
-        let below = |active| (limit == 0 || active < limit).then(|| active + 1);
-        self.hot.active.fetch_update(Ordering::SeqCst, Ordering::SeqCst, below).ok()?;
-        Some(Slot(Arc::clone(self)))
+    pub fn try_reserve(
+        self: &Arc<Self>,
+        limit: u32,
+        keeper: Option<Keeper<'_>>,
+        now: Time,
+    ) -> Option<(Slot, Option<Kept>)> {
+        let slot = || Slot(Arc::clone(self));
+        if self.hot.places.take(limit) {
+            return Some((slot(), None));
+        }
+        let kept = keeper.and_then(|keeper| self.take_warm_with_its_place(keeper, now));
+        (kept.is_some() || self.give_up_warm()).then(|| (slot(), kept))
     }
 
     /// How it stands, by what is believed.
@@ -249,7 +272,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.hot.active.fetch_sub(1, Ordering::SeqCst);
+        self.0.hot.places.give_back();
         if let Some(seat) = &*self.0.seat.load() {
             seat.layout.vacancy().left(seat.member);
         }
