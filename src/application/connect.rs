@@ -177,7 +177,7 @@ impl Dial {
 
     /// The backends that did not answer, or not in time.
     pub fn failed(&self) -> impl Iterator<Item = &Upstream> {
-        self.attempts().filter(|a| a.failed || a.hedged).map(|a| &*a.upstream)
+        self.attempts().filter(|attempt| attempt.failed).map(|attempt| &*attempt.upstream)
     }
 
     /// How long the client will keep the backend that answers.

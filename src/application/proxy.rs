@@ -86,6 +86,7 @@ pub struct Proxy {
     connections: Slab<Connection>,
     /// Connections to backends that wait for a client.
     warm: HashMap<Key, Warming>,
+    no_warming_until: Time,
     number: usize,
     /// When dials are looked at again; those that are over are skipped.
     deadlines: BinaryHeap<Reverse<(Time, Key)>>,
@@ -173,6 +174,7 @@ impl Proxy {
             reactor,
             connections: Slab::default(),
             warm: HashMap::new(),
+            no_warming_until: Time::ZERO,
             number,
             deadlines: BinaryHeap::new(),
             unfinished: Vec::new(),

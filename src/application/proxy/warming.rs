@@ -3,6 +3,7 @@
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -15,6 +16,9 @@ use crate::infrastructure::slab::Key;
 
 /// Which of a connection's sockets a warm one becomes: that of its first dial.
 const BACKEND: usize = 1;
+
+/// How long no connections are made ahead when descriptors or the like are short.
+const SHORTAGE: Duration = Duration::from_secs(1);
 
 /// A connection that waits for a client, as its worker knows it.
 pub(super) struct Warming {
@@ -41,7 +45,8 @@ impl Proxy {
             let suits = upstream.is_seated()
                 && upstream.health().is_healthy()
                 && !upstream.dials().demoted(now)
-                && upstream.breaker().admits(now);
+                && upstream.breaker().admits(now)
+                && now >= self.no_warming_until;
             if !suits
                 || self.forcing.is_some()
                 || !self.begin_warm(upstream, hard_limit, keeper, now)
@@ -77,7 +82,9 @@ impl Proxy {
             }
             Some(Err(error)) => {
                 self.connections.free(id);
-                if !connect::is_local(error) {
+                if connect::is_local(error) {
+                    self.no_warming_until = now + SHORTAGE;
+                } else {
                     self.warm_failed(upstream, Some(error), now);
                 }
                 false
