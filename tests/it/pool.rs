@@ -19,7 +19,7 @@ fn pooled() -> Site {
 
 /// Connections that the proxy has open to a backend.
 fn open(backend: &Backend) -> usize {
-    connections_to(backend.addr()).iter().filter(|state| **state == ESTABLISHED).count()
+    connections_to(backend.addr()).into_iter().filter(|state| [ESTABLISHED].contains(state)).count()
 }
 
 /// Greets each connection with its number, and echoes.
@@ -88,9 +88,8 @@ fn a_pool_of_ten_holds_no_traffic_to_ten_and_the_hard_limit_stays_exact() {
         .backend(Row::new("a", backend.addr()).hard_limit(150))
         .start();
     let outcomes: Vec<Option<Client>> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..200)
-            .map(|_| scope.spawn(|| edge.visit().ok().map(|visit| visit.client)))
-            .collect();
+        let threads: Vec<_> =
+            (0..200).map(|_| scope.spawn(|| edge.visit().ok().map(|visit| visit.client))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let served = outcomes.iter().flatten().count();
