@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::application::upstreams::{PROBE_TIME, Upstream};
 use crate::clock;
+use crate::domain::time::Time;
 use crate::infrastructure::meters::{DialFailure, Meters};
 
 /// Dials made at once.
@@ -61,8 +62,7 @@ impl Probing {
             }
             let permit = if self.breakers {
                 let Some(permit) = upstream.permit(now, false) else {
-                    delay = upstream.breaker().admits_after(now).max(SHORTEST_WAIT);
-                    upstream.dials().stay_demoted(now, delay);
+                    delay = until_breaker_admits(upstream, now);
                     continue;
                 };
                 Some(permit)
@@ -89,6 +89,10 @@ impl Probing {
                         Some(next) => delay = next,
                         None => return,
                     }
+                    // Once it is open, it alone says when to try again.
+                    if self.breakers && !upstream.breaker().admits(now) {
+                        delay = until_breaker_admits(upstream, now);
+                    }
                 }
             }
         }
@@ -107,4 +111,11 @@ impl Probing {
             Err(_) => Err(DialFailure::Timeout),
         }
     }
+}
+
+/// How long to wait for a breaker that lets nothing through, while the backend ranks last.
+fn until_breaker_admits(upstream: &Upstream, now: Time) -> Duration {
+    let wait = upstream.breaker().admits_after(now).max(SHORTEST_WAIT);
+    upstream.dials().stay_demoted(now, wait);
+    wait
 }
