@@ -59,12 +59,12 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         }
     });
 
-    let pool = ConnectionPool::new(PoolConfig {
+    let pool = Arc::new(ConnectionPool::new(PoolConfig {
         max_connections_per_backend: LIMIT,
-        idle_timeout: Duration::from_secs(30),
+        idle_timeout: Duration::from_secs(60),
         max_lifetime: Duration::from_secs(300),
         connect_timeout: Duration::from_secs(5),
-    });
+    }));
     assert_eq!(ask(&pool, &address).await?, 1);
     assert_eq!(ask(&pool, &address).await?, 1, "the connection is used again");
     println!(
@@ -74,15 +74,14 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
 
     let mut users = JoinSet::new();
     for _ in 0..USERS {
-        let (pool, address) = (pool.clone(), address.clone());
+        let (pool, address) = (Arc::clone(&pool), address.clone());
         users.spawn(async move { ask(&pool, &address).await });
     }
     while let Some(answered) = users.join_next().await {
         assert!(answered?? <= LIMIT);
     }
     assert!(sessions.most.load(Ordering::SeqCst) <= LIMIT, "the limit holds");
-    assert_eq!(pool.in_use("tokyo", &address), 0);
-    assert!(pool.idle("tokyo", &address) <= LIMIT);
+    assert!(sessions.open.load(Ordering::SeqCst) > 0, "some are kept for the next user");
     println!("{USERS} requests at once: {} connections", sessions.all.load(Ordering::SeqCst));
     println!("OK");
     Ok(())

@@ -4,20 +4,30 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use edgeproxy::infrastructure::{HealthCheckConfig, HealthCheckType, HealthChecker};
 
-/// Answers every request with the status that `status` holds at the time.
-fn respond(status: Arc<AtomicU16>) -> std::io::Result<SocketAddr> {
+/// What a backend answers, and how often it has.
+struct Backend {
+    status: AtomicU16,
+    answers: AtomicU64,
+}
+
+/// Answers every request with the status that the backend has at the time.
+fn respond(backend: Arc<Backend>) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let addr = listener.local_addr()?;
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let request = lines.next().unwrap_or_default();
+            assert_eq!(request, "GET /health HTTP/1.1");
             while lines.next().is_some_and(|line| !line.is_empty()) {}
-            let status = status.load(Ordering::SeqCst);
+            let status = backend.status.load(Ordering::SeqCst);
+            // Before it is read: who reads it may look here next.
+            backend.answers.fetch_add(1, Ordering::SeqCst);
             // A probe that was given up does not read its answer.
             let _ = write!(stream, "HTTP/1.1 {status} Text\r\nConnection: close\r\n\r\n");
         }
@@ -25,46 +35,49 @@ fn respond(status: Arc<AtomicU16>) -> std::io::Result<SocketAddr> {
     Ok(addr)
 }
 
-/// Waits until the checker says so, ten seconds at most.
-async fn becomes(checker: &HealthChecker, healthy: bool) {
+/// Waits until something is so, ten seconds at most.
+async fn until(what: &str, is_so: impl Fn() -> bool) {
     let wait = async {
-        loop {
-            let status = checker.status();
-            if status.is_decided && status.is_healthy == healthy {
-                println!("healthy: {healthy}, after {} checks", status.checks);
-                return;
-            }
+        while !is_so() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     let in_time = tokio::time::timeout(Duration::from_secs(10), wait).await.is_ok();
-    assert!(in_time, "should have become healthy = {healthy}: {:?}", checker.status());
+    assert!(in_time, "not in time: {what}");
+    println!("{what}");
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::io::Result<()> {
-    let answer = Arc::new(AtomicU16::new(200));
-    let addr = respond(Arc::clone(&answer))?;
-    let cfg = HealthCheckConfig {
-        check_type: HealthCheckType::Http { path: "/health".into(), expected_status: 200 },
-        interval: Duration::from_millis(50),
-        timeout: Duration::from_secs(1),
-        healthy_threshold: 2,
-        unhealthy_threshold: 3,
-    };
-    let checker = HealthChecker::new("example".into(), addr.to_string(), cfg);
+    let backend = Arc::new(Backend { status: AtomicU16::new(200), answers: AtomicU64::new(0) });
+    let addr = respond(Arc::clone(&backend))?;
+    let checker = HealthChecker::new(
+        "backend-1".to_string(),
+        addr.to_string(),
+        HealthCheckConfig {
+            check_type: HealthCheckType::Http { path: "/health".to_string(), expected_status: 200 },
+            interval: Duration::from_millis(50),
+            timeout: Duration::from_secs(1),
+            healthy_threshold: 2,
+            unhealthy_threshold: 3,
+        },
+    );
     assert!(checker.status().is_healthy, "what is not known yet counts as healthy");
 
     checker.start();
-    becomes(&checker, true).await;
+    let answers = || backend.answers.load(Ordering::SeqCst);
+    until("checked several times", || answers() >= 3).await;
+    assert!(checker.status().is_healthy);
 
-    answer.store(503, Ordering::SeqCst);
-    becomes(&checker, false).await;
-    let error = checker.status().last_error;
-    assert_eq!(error.as_deref(), Some("status 503, expected 200"));
+    let before = answers();
+    backend.status.store(503, Ordering::SeqCst);
+    until("unhealthy", || !checker.status().is_healthy).await;
+    assert!(answers() >= before + 3, "after three failures, not before");
 
-    answer.store(200, Ordering::SeqCst);
-    becomes(&checker, true).await;
+    let before = answers();
+    backend.status.store(200, Ordering::SeqCst);
+    until("healthy again", || checker.status().is_healthy).await;
+    assert!(answers() >= before + 2, "after two successes, not before");
     println!("OK");
     Ok(())
 }

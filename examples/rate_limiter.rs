@@ -38,4 +38,5 @@ fn main() {
     println!("after a pause of 20 ms at 100 a second: {back} tokens");
     assert!((2..=4).contains(&back));
     assert!(limiter.check(client));
+    println!("OK");
 }

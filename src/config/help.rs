@@ -24,11 +24,13 @@ const PARTS: &str = r#"
 
 # What holds for one app. `spill` is how far from home its clients may be served: any, region or
 # country; beyond it they are refused. With such a table, name the app of the plain listener by
-# EDGEPROXY_APP instead of `app` above.
+# EDGEPROXY_APP instead of `app` above. `health` is how its backends are probed, where that differs
+# from `health_check` above: type, path, expected_status, host (what the request says for Host), port.
 #: [app.web]
 #: spill = "region"
 #: affinity_ttl_secs = 3600
 #: idle_timeout_secs = 600
+#: health = { type = "http", path = "/up", port = 8081 }
 
 # A region of your own: the countries that belong to it, and its neighbours, nearest first.
 #: [regions.af]

@@ -240,14 +240,6 @@ fn settings_are_checked_against_each_other() {
             "EDGEPROXY_POSTGRES_URL: must be given when EDGEPROXY_POSTGRES_ENABLED is true",
         ),
         (
-            &[("EDGEPROXY_METRICS_PATH", "metrics")],
-            "EDGEPROXY_METRICS_PATH = \"metrics\": must start with /",
-        ),
-        (
-            &[("EDGEPROXY_HEALTH_CHECK_PATH", "health")],
-            "EDGEPROXY_HEALTH_CHECK_PATH = \"health\": must start with /",
-        ),
-        (
             &[("EDGEPROXY_PROXY_PROTOCOL", "yes")],
             "EDGEPROXY_PROXY_PROTOCOL = \"true\": \
              the PROXY protocol is not in this version; must be false",
@@ -255,28 +247,70 @@ fn settings_are_checked_against_each_other() {
     ] {
         assert_eq!(env(variables).errors(), [expected]);
     }
-    assert_eq!(
-        toml("[metrics]\npath = \"m\"").errors(),
-        ["x.toml:2:8: metrics.path = \"m\" (EDGEPROXY_METRICS_PATH): must start with /"]
-    );
     // One mistake is one error.
     let both = [("EDGEPROXY_POSTGRES_ENABLED", "1"), ("EDGEPROXY_POSTGRES_URL", "a\nb")];
     assert_eq!(env(&both).errors().len(), 1);
 }
 
 #[test]
+fn a_path_starts_with_a_slash_and_is_visible_ascii_and_the_error_says_how_to_write_the_rest() {
+    for name in ["EDGEPROXY_METRICS_PATH", "EDGEPROXY_HEALTH_CHECK_PATH"] {
+        for path in ["up", "http://web/up", "*"] {
+            let expected = format!("{name} = {path:?}: must start with /");
+            assert_eq!(env(&[(name, path)]).errors(), [expected]);
+        }
+        for path in ["/is up", "/up ", "/são", "/\u{200b}"] {
+            let expected = format!(
+                "{name} = {path:?}: \
+                 must be visible ASCII without spaces (write others as %20 and the like)"
+            );
+            assert_eq!(env(&[(name, path)]).errors(), [expected]);
+        }
+        // The first would otherwise be a header of the request.
+        for path in ["/up\r\nX: y", "/up\t", "/\0", "/\u{7f}"] {
+            let expected =
+                format!("{name} = {path:?}: must be text without control characters, not empty");
+            assert_eq!(env(&[(name, path)]).errors(), [expected]);
+        }
+        for path in ["/", "/is%20up", "/up?deep=1&fast", "/~a/(b);c=d"] {
+            assert_eq!(env(&[(name, path)]).warnings(), [""; 0]);
+        }
+    }
+    assert_eq!(
+        toml("[metrics]\npath = \"m\"").errors(),
+        ["x.toml:2:8: metrics.path = \"m\" (EDGEPROXY_METRICS_PATH): must start with /"]
+    );
+}
+
+#[test]
+fn the_metrics_do_not_take_the_place_of_what_is_served_beside_them() {
+    for path in ["/healthz", "/readyz"] {
+        let errors = env(&[("EDGEPROXY_METRICS_PATH", path)]).errors();
+        let expected = format!(
+            "EDGEPROXY_METRICS_PATH = {path:?}: must be another path than /healthz and /readyz, \
+             which are served beside it"
+        );
+        assert_eq!(errors, [expected]);
+        // A backend may well be asked there.
+        assert_eq!(env(&[("EDGEPROXY_HEALTH_CHECK_PATH", path)]).warnings(), [""; 0]);
+    }
+    assert_eq!(env(&[("EDGEPROXY_METRICS_PATH", "/healthz/metrics")]).warnings(), [""; 0]);
+}
+
+#[test]
 fn asking_for_what_is_not_in_this_version_is_noted_and_not_asking_is_not() {
     let quiet = env(&[
         ("EDGEPROXY_MODE", "tcp"),
-        ("EDGEPROXY_RATE_LIMIT_ENABLED", "no"),
-        ("EDGEPROXY_RATE_LIMIT_BURST", "5"),
-        ("EDGEPROXY_SLOW_START_SECS", "0"),
+        ("EDGEPROXY_POSTGRES_ENABLED", "no"),
+        ("EDGEPROXY_POSTGRES_MAX_CONNECTIONS", "5"),
+        ("EDGEPROXY_PROXY_PROTOCOL", "off"),
+        ("EDGEPROXY_STATE_DIR", "/state"),
         ("EDGEPROXY_API_TOKEN", "t"),
     ]);
     assert_eq!(quiet.loaded().notices, [""; 0]);
     let loud = written(
-        &[("EDGEPROXY_MODE", "http"), ("EDGEPROXY_SLOW_START_SECS", "30")],
-        "proxy_protocol_trusted = [\"10.0.0.0/8\"]\nrate_limit.exempt = \"::1\"",
+        &[("EDGEPROXY_MODE", "http"), ("EDGEPROXY_API_ENABLED", "1")],
+        "proxy_protocol_trusted = [\"10.0.0.0/8\"]\nconfig_watch.enabled = true",
     );
     assert_eq!(
         loud.loaded().notices,
@@ -285,12 +319,29 @@ fn asking_for_what_is_not_in_this_version_is_noted_and_not_asking_is_not() {
              bytes are carried as in tcp mode",
             "EDGEPROXY_PROXY_PROTOCOL_TRUSTED=10.0.0.0/8: the PROXY protocol is not in this \
              version; no header is read or sent",
-            "EDGEPROXY_SLOW_START_SECS=30: slow start is not in this version; \
-             a backend gets its full share at once",
-            "EDGEPROXY_RATE_LIMIT_EXEMPT=::1/128: rate limiting is not in this version; \
-             connections are not limited",
+            "EDGEPROXY_CONFIG_WATCH_ENABLED=true: watching the configuration file is not in this \
+             version; a change needs a restart",
+            "EDGEPROXY_API_ENABLED=true: the control API is not in this version; \
+             nothing listens on the API address",
         ]
     );
+}
+
+#[test]
+fn asking_for_what_works_is_not_noted() {
+    let protected = env(&[
+        ("EDGEPROXY_RATE_LIMIT_ENABLED", "true"),
+        ("EDGEPROXY_RATE_LIMIT_DRY_RUN", "true"),
+        ("EDGEPROXY_RATE_LIMIT_EXEMPT", "::1"),
+        ("EDGEPROXY_CIRCUIT_BREAKER_ENABLED", "true"),
+        ("EDGEPROXY_HEALTH_CHECK_ENABLED", "true"),
+        ("EDGEPROXY_HEALTH_CLOSE_CONNECTIONS", "true"),
+        ("EDGEPROXY_SLOW_START_SECS", "30"),
+        ("EDGEPROXY_POOL_ENABLED", "true"),
+        ("EDGEPROXY_METRICS_ENABLED", "true"),
+    ]);
+    assert_eq!(protected.loaded().notices, [""; 0]);
+    assert_eq!(protected.warnings(), [""; 0]);
 }
 
 #[test]

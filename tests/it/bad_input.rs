@@ -204,31 +204,45 @@ fn a_bad_country_database_is_a_configuration_error_that_names_it() {
 }
 
 #[test]
-fn settings_of_later_versions_are_accepted_and_each_is_said_to_do_nothing_yet() {
+fn with_everything_enabled_what_is_for_later_is_said_to_do_nothing_yet_and_the_rest_is_not() {
     let backend = Backend::named("a");
-    let enabled = [
+    let working = [
         "EDGEPROXY_RATE_LIMIT_ENABLED",
         "EDGEPROXY_CIRCUIT_BREAKER_ENABLED",
         "EDGEPROXY_HEALTH_CHECK_ENABLED",
         "EDGEPROXY_POOL_ENABLED",
         "EDGEPROXY_METRICS_ENABLED",
+    ];
+    let later = [
         "EDGEPROXY_CONFIG_WATCH_ENABLED",
         "EDGEPROXY_POSTGRES_ENABLED",
         "EDGEPROXY_TLS_ENABLED",
         "EDGEPROXY_API_ENABLED",
     ];
-    let site = enabled
-        .into_iter()
+    let site = working
+        .iter()
+        .chain(&later)
         .fold(Site::new(), |site, name| site.env(name, "true"))
+        .env("EDGEPROXY_METRICS_LISTEN_ADDR", "127.0.0.1:0")
         .env("EDGEPROXY_POSTGRES_URL", "postgres://edge:hunter2@db.invalid:5432/edge")
         .backend(Row::new("a", backend.addr()));
     let edge = site.start();
-    for name in enabled {
+    for name in later {
         let said = edge.wait_for_log(&format!("{name}=true"));
         assert!(said.contains("WARN") && said.contains("not in this version"), "{said}");
     }
     assert_eq!(edge.visit().unwrap().served_by, "a");
+    // What is noted is noted before the line that says that it is ready.
+    let ready = edge.wait_for_log("edge-proxy is ready");
+    for protection in ["rate_limit", "circuit_breaker", "health_check"] {
+        let (_, off) = ready.split_once(" off=").expect("it says what is off");
+        assert!(!off.contains(protection), "{ready}");
+    }
+    assert!(ready.contains(" metrics=\"127.0.0.1:"), "{ready}");
     let log = edge.log_so_far().join("\n");
+    for name in working {
+        assert!(!log.contains(name), "{name} was noted:\n{log}");
+    }
     assert!(!log.contains("hunter2"), "a password was logged: {log}");
 }
 

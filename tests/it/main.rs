@@ -11,6 +11,7 @@ mod access_log;
 mod bad_input;
 mod command_line;
 mod decision;
+mod deploy;
 mod failure;
 mod limits;
 mod listeners;

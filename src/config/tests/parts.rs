@@ -66,15 +66,92 @@ fn an_app_says_how_far_its_clients_go_and_for_how_long_they_stay() {
 }
 
 #[test]
+fn an_app_says_how_its_backends_are_probed_where_that_differs() {
+    let config = toml(
+        "[app.web]\nhealth = { type = \"http\", path = \"/up?deep=1\", expected_status = 204, \
+         host = \"web.example:81\", port = 81 }\n\
+         [app.db.health]\ntype = \"tcp\"\n[app.api]\n",
+    )
+    .loaded();
+    let health = |app: &str| config.apps[&app.parse().unwrap()].health.clone();
+    assert_eq!(
+        health("web"),
+        HealthConfig {
+            check_type: Some(HealthType::Http),
+            path: Some("/up?deep=1".into()),
+            expected_status: Some(204),
+            host: Some("web.example:81".into()),
+            port: Some(81),
+        }
+    );
+    let tcp = HealthConfig { check_type: Some(HealthType::Tcp), ..HealthConfig::default() };
+    assert_eq!(health("db"), tcp);
+    assert_eq!(health("api"), HealthConfig::default());
+    assert_eq!((config.warnings, config.notices), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn a_probe_that_could_not_be_sent_is_refused_with_its_place() {
+    let health = |rule: &str| error(&format!("[app.web.health]\n{rule}\n"));
+    let visible = "must be visible ASCII without spaces";
+    for (rule, expected) in [
+        (
+            "type = \"icmp\"",
+            "x.toml:2:8: app.web.health.type = \"icmp\": must be tcp or http".into(),
+        ),
+        ("path = \"up\"", "x.toml:2:8: app.web.health.path = \"up\": must start with /".into()),
+        (
+            "path = \"/is up\"",
+            format!(
+                "x.toml:2:8: app.web.health.path = \"/is up\": {visible} \
+                 (write others as %20 and the like)"
+            ),
+        ),
+        ("host = \"a b\"", format!("x.toml:2:8: app.web.health.host = \"a b\": {visible}")),
+        (
+            "port = 0",
+            "x.toml:2:8: app.web.health.port = 0: must be a whole number from 1 to 65535".into(),
+        ),
+        (
+            "port = 65536",
+            "x.toml:2:8: app.web.health.port = 65536: must be a whole number from 1 to 65535"
+                .into(),
+        ),
+        (
+            "expected_status = 99",
+            "x.toml:2:19: app.web.health.expected_status = 99: \
+             must be a whole number from 100 to 599"
+                .into(),
+        ),
+        (
+            "expected_status = \"OK\"",
+            "x.toml:2:19: app.web.health.expected_status = \"OK\": \
+             must be a whole number from 100 to 599"
+                .into(),
+        ),
+    ] {
+        assert_eq!(health(rule), expected);
+    }
+    // No header can be smuggled into the request.
+    for rule in ["host = \"\"", "host = \"a\\r\\nX: y\"", "path = \"/\\r\\nX: y\""] {
+        assert!(health(rule).ends_with(": must be text without control characters, not empty"));
+    }
+    assert!(error("[app.web]\nhealth = 1").ends_with("app.web.health = 1: must be a table"));
+    // All that is wrong is said at once.
+    let both = toml("[app.web]\nhealth = { path = \"up\", port = -1 }").errors();
+    assert_eq!(both.len(), 2, "{both:#?}");
+}
+
+#[test]
 fn what_an_app_asks_for_in_vain_is_noted() {
     let config = toml(
         "[app.web]\nhosts = [\"a.example\", \"b.example\"]\nsni = [\"a.example\"]\n\
-         proxy_protocol = \"v2\"\nhealth = { type = \"http\", path = \"/up\", port = 81 }\n\
+         proxy_protocol = \"v2\"\n\
          [app.quiet]\nproxy_protocol = \"off\"\ntls = false\n",
     )
     .loaded();
     assert_eq!(config.apps[&"web".parse().unwrap()].hosts, ["a.example", "b.example"]);
-    assert_eq!(config.notices.len(), 4, "{:#?}", config.notices);
+    assert_eq!(config.notices.len(), 3, "{:#?}", config.notices);
     assert!(config.notices.iter().all(|notice| notice.contains(": app.web.")));
 }
 
@@ -97,8 +174,6 @@ fn a_bad_app_is_refused_with_its_place() {
         "x.toml:2:9: app.web.spill = 1: must be any, region or country, in quotes"
     );
     assert!(error("[app.web]\nidle_timeout_secs = 0").contains("app.web.idle_timeout_secs = 0"));
-    assert!(error("[app.web]\nhealth.path = \"up\"").ends_with("must start with /"));
-    assert!(error("[app.web]\nhealth = 1").ends_with("app.web.health = 1: must be a table"));
     assert!(error("[app.web]\nhosts = [\"a\", 1]").starts_with("x.toml:2:15: app.web.hosts = 1: "));
     assert!(error("[app.\"a b\"]").starts_with("x.toml:1:1: [app.a b]: the name must be 1 to 128"));
     assert!(error("[app]\nweb = 1").starts_with("x.toml:2:7: app.web = 1: must be a table"));

@@ -88,21 +88,12 @@ fn the_documented_production_example_runs_as_written_and_says_what_it_does_witho
     let named: Vec<_> = named.into_iter().map(|(name, _)| name).collect();
     assert_eq!(
         named,
-        [
-            "EDGEPROXY_RATE_LIMIT_ENABLED",
-            "EDGEPROXY_CIRCUIT_BREAKER_ENABLED",
-            "EDGEPROXY_HEALTH_CHECK_ENABLED",
-            "EDGEPROXY_POOL_ENABLED",
-            "EDGEPROXY_METRICS_ENABLED",
-            "EDGEPROXY_POSTGRES_ENABLED",
-            "EDGEPROXY_TLS_ENABLED",
-            "EDGEPROXY_API_ENABLED",
-        ]
+        ["EDGEPROXY_POSTGRES_ENABLED", "EDGEPROXY_TLS_ENABLED", "EDGEPROXY_API_ENABLED",]
     );
     assert_eq!(
         config.notices[0],
-        "EDGEPROXY_RATE_LIMIT_ENABLED=true: rate limiting is not in this version; \
-         connections are not limited"
+        "EDGEPROXY_POSTGRES_ENABLED=true: PostgreSQL is not in this version; \
+         backends are read from the SQLite registry"
     );
 }
 
