@@ -130,9 +130,11 @@ impl Rules {
     /// How an app's backends are checked: the rules, the `Host` and the port.
     fn of(&self, app: &App) -> (HealthCheckConfig, Option<String>, Option<u16>) {
         let Some(own) = self.apps.get(app) else { return (self.default.clone(), None, None) };
-        let http = match (own.check_type, &self.default.check_type) {
-            (Some(HealthType::Http), _) | (None, HealthCheckType::Http { .. }) => true,
-            (Some(HealthType::Tcp), _) | (None, HealthCheckType::Tcp) => false,
+        // Who says what is to be asked for or answered means a request.
+        let asks = own.path.is_some() || own.expected_status.is_some() || own.host.is_some();
+        let http = match own.check_type {
+            Some(check_type) => check_type == HealthType::Http,
+            None => asks || self.default.check_type != HealthCheckType::Tcp,
         };
         let check_type = if http {
             HealthCheckType::Http {

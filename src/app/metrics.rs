@@ -159,7 +159,7 @@ impl Metrics {
         page.family(
             "edgeproxy_dial_failures_total",
             Kind::Counter,
-            "Dials to the backend that failed.",
+            "Dials to the backend that failed, those included by which it is found out whether it is back.",
         );
         for (id, meter) in meters.all_backends() {
             for reason in DialFailure::ALL {

@@ -107,7 +107,7 @@ fn health(section: &Section<'_>, report: &mut Report) -> HealthConfig {
     if let Some(problem) = config.path.as_deref().and_then(bad_path) {
         report.errors.push(health.error("path", problem));
     }
-    let visible = |host: &String| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic());
+    let visible = |host: &String| host.bytes().all(|byte| byte.is_ascii_graphic());
     if config.host.as_ref().is_some_and(|host| !visible(host)) {
         report.errors.push(health.error("host", "must be visible ASCII without spaces"));
     }

@@ -1,6 +1,6 @@
 //! What no single setting can know: rules between settings, and what this version leaves out.
 
-use super::resolve::{Origin, Resolver};
+use super::resolve::Resolver;
 use super::table::Settings;
 
 /// Reports the rules that `settings` break together.
@@ -24,9 +24,13 @@ pub(super) fn rules(settings: &Settings, resolver: &mut Resolver<'_>) {
             resolver.refuse(env, &[], problem);
         }
     }
+    let metrics = "EDGEPROXY_METRICS_PATH";
     if ["/healthz", "/readyz"].contains(&s.metrics_path.as_str()) {
         let rule = "must be another path than /healthz and /readyz, which are served beside it";
-        resolver.refuse("EDGEPROXY_METRICS_PATH", &[], rule);
+        resolver.refuse(metrics, &[], rule);
+    }
+    if s.metrics_path.contains(['?', '#']) {
+        resolver.refuse(metrics, &[], "must be a path without ? and #");
     }
     // The header would otherwise be carried to backends as the client's first bytes.
     if s.proxy_protocol {
@@ -52,7 +56,6 @@ pub(super) fn notices(settings: &Settings, resolver: &mut Resolver<'_>) {
         let asked = given.setting.asks.is_some_and(|asks| asks(settings));
         if let Some(later) = given.setting.later
             && asked
-            && given.origin != Origin::Default
         {
             let notice = format!("{}={}: {later}", given.setting.env, given.value);
             resolver.report.notices.push(notice);
