@@ -42,6 +42,9 @@ impl Proxy {
         now: Time,
     ) {
         for _ in 0..if found_warm { 1 } else { 2 } {
+            if upstream.warm() >= keeper.rules.most {
+                return;
+            }
             let suits = upstream.is_seated()
                 && upstream.health().is_healthy()
                 && !upstream.dials().demoted(now)
