@@ -9,6 +9,7 @@
 
 mod access_log;
 mod bad_input;
+mod breaker;
 mod command_line;
 mod decision;
 mod failure;
