@@ -13,6 +13,7 @@ mod breaker;
 mod command_line;
 mod decision;
 mod failure;
+mod health;
 mod limits;
 mod listeners;
 mod routing;
