@@ -16,6 +16,7 @@ mod failure;
 mod health;
 mod limits;
 mod listeners;
+mod rate_limit;
 mod routing;
 mod shutdown;
 mod support;
