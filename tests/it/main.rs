@@ -19,5 +19,6 @@ mod listeners;
 mod rate_limit;
 mod routing;
 mod shutdown;
+mod slow_start;
 mod support;
 mod traffic;
