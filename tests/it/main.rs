@@ -16,6 +16,7 @@ mod failure;
 mod health;
 mod limits;
 mod listeners;
+mod metrics;
 mod rate_limit;
 mod routing;
 mod shutdown;
