@@ -9,14 +9,19 @@
 
 mod access_log;
 mod bad_input;
+mod breaker;
 mod command_line;
 mod decision;
 mod deploy;
 mod failure;
+mod health;
 mod limits;
 mod listeners;
+mod metrics;
 mod pool;
+mod rate_limit;
 mod routing;
 mod shutdown;
+mod slow_start;
 mod support;
 mod traffic;

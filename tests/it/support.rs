@@ -3,19 +3,25 @@
 mod backend;
 mod client;
 mod edge;
+mod http;
 mod lines;
+mod metrics;
 mod process;
 mod registry;
 mod site;
+mod web;
 
 use std::time::{Duration, Instant};
 
 pub use backend::{Backend, BlackHole, Refusing};
 pub use client::{Client, Visit, reset};
 pub use edge::Edge;
+pub use http::ask;
+pub use metrics::Metrics;
 pub use process::{connections_to, raise_descriptor_limit};
 pub use registry::Row;
 pub use site::Site;
+pub use web::Web;
 
 /// How long anything that must happen may take on a busy machine. Only a failing test waits so long.
 pub const PATIENCE: Duration = Duration::from_secs(15);

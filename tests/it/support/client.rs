@@ -7,6 +7,7 @@ use std::time::Duration;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::PATIENCE;
+use super::http::read_answer;
 
 /// A client's connection. Nothing that it waits for is waited for longer than patience lasts.
 #[derive(Debug)]
@@ -69,6 +70,14 @@ impl Client {
             }
             line.push(byte[0]);
         }
+    }
+
+    /// Asks a [`Web`](super::Web) for its name; can be done again and again.
+    pub fn fetch(&mut self) -> io::Result<String> {
+        self.stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")?;
+        let answer = read_answer(&mut self.stream)?;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        Ok(answer.body)
     }
 
     /// Says something to a backend that echoes, and hears it back.

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::client::{Client, Visit};
+use super::http::{Answer, ask};
 use super::lines::{Access, Lines};
+use super::metrics::Metrics;
 use super::site::Site;
 use super::{PATIENCE, eventually, process};
 
@@ -16,6 +18,7 @@ use super::{PATIENCE, eventually, process};
 pub struct Edge {
     pub site: Site,
     pub addr: SocketAddr,
+    metrics: Option<SocketAddr>,
     child: Child,
     log: Lines,
     access: Lines,
@@ -56,19 +59,23 @@ impl Edge {
         let mut child = site.command(&[]).spawn().expect("the program starts");
         let log = Lines::of(child.stderr.take().expect("piped"));
         let access = reader(child.stdout.take().expect("piped")).unwrap_or_else(Lines::none);
-        let bound = |line: &str| {
-            let forms = ["listening=\"", "\"listening\":\""];
+        // Of several, the first.
+        let bound = |line: &str, key: &str| {
+            let forms = [format!("{key}=\""), format!("\"{key}\":\"")];
             let (_, rest) = forms.iter().find_map(|form| line.split_once(form))?;
-            // Of several, the first.
             let (addr, _) = rest.split_once(['"', ','])?;
-            line.contains("edge-proxy is ready").then(|| addr.parse().expect("an address"))
+            addr.parse().ok()
         };
-        let Some(addr) = log.find(PATIENCE, bound) else {
+        let ready = |line: &str| {
+            let addr = line.contains("edge-proxy is ready").then(|| bound(line, "listening"))?;
+            Some((addr.expect("an address"), bound(line, "metrics")))
+        };
+        let Some((addr, metrics)) = log.find(PATIENCE, ready) else {
             let _ = child.kill();
             let _ = child.wait();
             panic!("edge-proxy did not start:\n{}", log.so_far().join("\n"));
         };
-        Self { site, addr, child, log, access }
+        Self { site, addr, metrics, child, log, access }
     }
 
     pub fn pid(&self) -> u32 {
@@ -121,6 +128,33 @@ impl Edge {
         self.access_of_addr(Client::refused(ip, self.addr))
     }
 
+    /// A client that asks a [`Web`](super::Web) for its name.
+    pub fn fetch(&self) -> io::Result<String> {
+        self.try_client_from("127.0.0.1")?.fetch()
+    }
+
+    /// Where metrics are served.
+    pub fn metrics_addr(&self) -> SocketAddr {
+        self.metrics.expect("a site with metrics")
+    }
+
+    /// What the metrics listener answers.
+    pub fn get(&self, path: &str) -> Answer {
+        ask(self.metrics_addr(), "GET", path).expect("an answer of the metrics listener")
+    }
+
+    /// All metrics as they are now.
+    pub fn metrics(&self) -> Metrics {
+        let page = self.get("/metrics");
+        assert_eq!(page.status, 200, "{}", page.body);
+        Metrics::parse(&page.body)
+    }
+
+    /// The metrics, once `wanted` is true of them.
+    pub fn metrics_when(&self, what: &str, wanted: impl Fn(&Metrics) -> bool) -> Metrics {
+        eventually(what, || Some(self.metrics()).filter(&wanted))
+    }
+
     /// The first log line with this text, once there is one.
     pub fn wait_for_log(&self, text: &str) -> String {
         self.wait_for_log_within(PATIENCE, text)
@@ -132,6 +166,11 @@ impl Edge {
         found.unwrap_or_else(|| {
             panic!("no {text:?} in the log within {deadline:?}:\n{}", self.log.so_far().join("\n"))
         })
+    }
+
+    /// How many lines with this text were logged so far.
+    pub fn times_logged(&self, text: &str) -> usize {
+        self.log.so_far().iter().filter(|line| line.contains(text)).count()
     }
 
     /// What was logged so far.
@@ -188,6 +227,11 @@ impl Edge {
     pub fn freeze(&self) {
         self.signal_at_once(Signal::STOP);
         eventually("it stands still", || process::is_stopped(self.pid()).then_some(()));
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal_at_once(Signal::CONT);
     }
 
     /// Waits for the end of the process.

@@ -65,6 +65,12 @@ impl Site {
         self.env("EDGEPROXY_BINDING_TTL_SECS", "0")
     }
 
+    /// With metrics, on a port that the system chooses.
+    pub fn with_metrics(self) -> Self {
+        self.env("EDGEPROXY_METRICS_ENABLED", "true")
+            .env("EDGEPROXY_METRICS_LISTEN_ADDR", "127.0.0.1:0")
+    }
+
     /// With the documentation's addresses: 127.0.1.0/24 is in Chile, .2 in Germany, .3 in Japan.
     pub fn with_geography(self) -> Self {
         self.toml("[[geo_override]]\ncidr = \"127.0.1.0/24\"\ncountry = \"CL\"")
