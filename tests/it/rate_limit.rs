@@ -55,38 +55,44 @@ struct Try {
     admitted: bool,
 }
 
-/// A client that comes at an interval, for so long, and waits for each answer.
-fn comes_every(edge: &Edge, ip: &str, interval: Duration, span: Duration) -> Vec<Try> {
+/// When a client comes that waits for each answer before the next try.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// Never sooner after its last try than this.
+    AtLeast(Duration),
+    /// At every so many of these; when it is late it hurries.
+    Every(Duration),
+}
+
+/// A client that comes for so long.
+fn comes_at(edge: &Edge, ip: &str, pace: Pace, span: Duration) -> Vec<Try> {
     let begun = Instant::now();
     let mut tries: Vec<Try> = Vec::new();
-    while begun.elapsed() < span {
-        if let Some(last) = tries.last() {
-            // What it is to come at an interval.
-            thread::sleep((last.asked + interval).saturating_sub(begun.elapsed()));
-        }
+    let mut due = Duration::ZERO;
+    while due < span && begun.elapsed() < span {
+        thread::sleep(due.saturating_sub(begun.elapsed()));
         let asked = begun.elapsed();
         let admitted = comes(edge, ip);
         tries.push(Try { asked, answered: begun.elapsed(), admitted });
+        due = match pace {
+            Pace::AtLeast(interval) => asked + interval,
+            Pace::Every(interval) => due + interval,
+        };
     }
     tries
 }
 
-/// Several clients at once, each at its own interval in milliseconds and each alone with a proxy: what
-/// that sees of it is not older than its try.
-fn at_intervals<const N: usize>(
-    backend: &Backend,
-    intervals: [u64; N],
-    span: Duration,
-) -> [(Edge, Vec<Try>); N] {
+/// Two clients at once, each alone with a proxy: what that sees of it is not older than its try.
+fn two_at(backend: &Backend, paces: [Pace; 2]) -> [(Edge, Vec<Try>); 2] {
     thread::scope(|scope| {
-        let client = |millis: u64| {
+        let client = |pace| {
             scope.spawn(move || {
                 let edge = site(backend).start();
-                let tries = comes_every(&edge, "127.0.7.1", Duration::from_millis(millis), span);
+                let tries = comes_at(&edge, "127.0.7.1", pace, SPAN);
                 (edge, tries)
             })
         };
-        intervals.map(client).map(|client| client.join().unwrap())
+        paces.map(client).map(|client| client.join().unwrap())
     })
 }
 
@@ -102,7 +108,7 @@ fn clients_that_come_a_little_less_often_than_allowed_are_never_refused() {
     let backend = Backend::named("a");
     // Whoever waits for each answer before the next try cannot come more often than that to the
     // proxy either, however busy this machine is.
-    for (edge, tries) in at_intervals(&backend, [11, 13], SPAN) {
+    for (edge, tries) in two_at(&backend, [11, 13].map(Duration::from_millis).map(Pace::AtLeast)) {
         assert!(tries.len() > 100, "{} tries", tries.len());
         let turned_away = tries.iter().filter(|one| !one.admitted).count();
         assert_eq!(turned_away, 0, "of {} tries", tries.len());
@@ -114,9 +120,9 @@ fn clients_that_come_a_little_less_often_than_allowed_are_never_refused() {
 fn clients_that_come_a_little_more_often_get_the_burst_and_then_just_what_is_allowed() {
     let backend = Backend::named("a");
     let mut admitted = 0;
-    for (edge, tries) in at_intervals(&backend, [7, 9], SPAN) {
-        assert_every_decision_follows(&tries);
-        assert_gets_the_rate(&tries);
+    for (edge, tries) in two_at(&backend, [7, 9].map(Duration::from_millis).map(Pace::Every)) {
+        let lost = assert_every_decision_follows(&tries);
+        assert_gets_the_rate(&tries, &lost);
         let of = |admitted| tries.iter().filter(|one| one.admitted == admitted).count();
         wait_for_refused(&edge, of(false));
         admitted += of(true);
@@ -125,17 +131,21 @@ fn clients_that_come_a_little_more_often_get_the_burst_and_then_just_what_is_all
 }
 
 /// Goes along with a bucket whose level is known within bounds, as is the moment of each try: one
-/// that is let in had a token, one that is refused had none.
-fn assert_every_decision_follows(tries: &[Try]) {
+/// that is let in had a token, one that is refused had none. Says how many tokens at most the bucket
+/// was too full to take before each try, because this machine had no time for the client.
+fn assert_every_decision_follows(tries: &[Try]) -> Vec<f64> {
     let (mut least, mut most) = (BURST, BURST);
+    let mut lost = Vec::new();
     let mut last: Option<&Try> = None;
     for (number, one) in tries.iter().enumerate() {
         if let Some(last) = last {
             let passed = one.asked.saturating_sub(last.answered).as_secs_f64();
             least = (least + passed * A_SECOND).min(BURST);
             let passed = one.answered.saturating_sub(last.asked).as_secs_f64();
-            most = (most + passed * A_SECOND).min(BURST);
+            most += passed * A_SECOND;
         }
+        lost.push((most - BURST).max(0.0));
+        most = most.min(BURST);
         if one.admitted {
             assert!(most + JITTER >= 1.0, "try {number} was let in with {most} tokens at most");
             (least, most) = ((least - 1.0).max(0.0), (most - 1.0).max(0.0));
@@ -145,30 +155,28 @@ fn assert_every_decision_follows(tries: &[Try]) {
         }
         last = Some(one);
     }
+    lost
 }
 
 /// Between its first and its last refusal, at both of which it had less than a token, a client is let
 /// in as often as tokens came, give or take one.
-fn assert_gets_the_rate(tries: &[Try]) {
+fn assert_gets_the_rate(tries: &[Try], lost: &[f64]) {
     let first = tries.iter().position(|one| !one.admitted).expect("the burst does not last");
     let last = tries.iter().rposition(|one| !one.admitted).expect("as above");
     assert!(first >= 10, "the burst is {first}");
-    let between = &tries[first..=last];
-    let admitted = between.iter().filter(|one| one.admitted).count();
+    let admitted = tries[first..last].iter().filter(|one| one.admitted).count();
     let admitted = f64::from(u32::try_from(admitted).unwrap());
+    let lost: f64 = lost[first + 1..=last].iter().sum();
     let (first, last) = (&tries[first], &tries[last]);
     let shortest = last.asked.saturating_sub(first.answered).as_secs_f64();
     let longest = last.answered.saturating_sub(first.asked).as_secs_f64();
-    // A bucket that is full while this machine has no time for the client gets no more tokens.
-    let lost: f64 = between
-        .windows(2)
-        .map(|two| two[1].answered.saturating_sub(two[0].asked).as_secs_f64())
-        .map(|gap| (gap * A_SECOND - (BURST - 1.0)).max(0.0))
-        .sum();
     assert!(longest > 1.0, "it was refused for {longest} s only");
     let off = 1.0 + JITTER;
     assert!(admitted <= longest * A_SECOND + off, "{admitted} in {longest} s");
-    assert!(admitted >= shortest * A_SECOND - off - lost, "{admitted} in {shortest} s");
+    assert!(
+        admitted >= shortest * A_SECOND - off - lost,
+        "{admitted} in {shortest} s, {lost} lost at most"
+    );
 }
 
 #[test]
@@ -221,7 +229,8 @@ fn a_flood_from_one_client_takes_nothing_from_one_that_keeps_to_its_rate() {
             refused
         });
         let span = Duration::from_secs(1);
-        let tries = comes_every(&edge, "127.0.7.1", Duration::from_millis(11), span);
+        let pace = Pace::AtLeast(Duration::from_millis(11));
+        let tries = comes_at(&edge, "127.0.7.1", pace, span);
         done.store(true, Ordering::SeqCst);
         assert!(tries.iter().all(|one| one.admitted), "of {} tries", tries.len());
         let refused = flood.join().unwrap();
