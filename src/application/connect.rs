@@ -50,7 +50,9 @@ impl Demotions {
     pub fn demote(&self, upstream: &Arc<Upstream>, now: Time) {
         if let Some(delay) = upstream.dials().failed(now) {
             tracing::warn!(backend = %upstream.id, addr = %upstream.addr, "dial failed; it ranks last for {delay:?}");
-            let _ = self.0.try_send((Arc::clone(upstream), delay));
+            if self.0.try_send((Arc::clone(upstream), delay)).is_err() {
+                upstream.dials().probe_ended();
+            }
         }
     }
 }

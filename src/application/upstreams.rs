@@ -143,8 +143,8 @@ impl AppTable {
         !self.upstreams.is_empty() && self.down.load(Ordering::SeqCst) == self.upstreams.len()
     }
 
-    /// Notes what health checks say of a backend. Called by the control plane alone, as is
-    /// [`Roster::seat`].
+    /// Notes what health checks say of a backend. Called by the control plane alone, and not between
+    /// the making of tables and their being put in force.
     pub fn checked(&self, upstream: &Upstream, health: Health, now: Time) {
         let before = upstream.set_health(health, now);
         if self.place(upstream.number).is_some() {
@@ -261,8 +261,6 @@ impl Roster {
                 }
                 upstream.sit(Some((&table.layout, member)));
             }
-            let down = table.upstreams.iter().filter(|u| !u.health().is_healthy()).count();
-            table.down.store(down, Ordering::SeqCst);
             table.layout.vacancy().refill();
         }
         let now_seated: Vec<_> = tables.values().flat_map(|t| t.upstreams.clone()).collect();
@@ -272,6 +270,8 @@ impl Roster {
         }
         self.seated = now_seated;
         self.known.retain(|_, known| known.strong_count() > 0);
+        let named: HashSet<&str> = self.known.keys().map(|(id, _, _)| id.as_str()).collect();
+        self.meters.retain(|id| named.contains(id));
     }
 
     /// Every backend of which something is observed: those in the tables, and those that have left
@@ -322,6 +322,7 @@ impl Roster {
         let next = u32::try_from(self.apps.len()).unwrap_or(u32::MAX);
         let number = *self.apps.entry(name.clone()).or_insert(next);
         let layout = Arc::new(layout);
+        let down = upstreams.iter().filter(|u| !u.health().is_healthy()).count();
         AppTable {
             name,
             number,
@@ -329,7 +330,7 @@ impl Roster {
             rules: app_rules,
             breakers: rules.breaker.is_some(),
             slow_start: rules.slow_start,
-            down: AtomicUsize::new(0),
+            down: AtomicUsize::new(down),
             layout,
             upstreams,
             places,

@@ -175,7 +175,11 @@ impl Meters {
 
     /// Counts on with what was counted before, for a backend that comes back.
     pub fn restore(&self, id: &str, meter: &Arc<BackendMeter>) {
-        self.backends().entry(id.into()).or_insert_with(|| Arc::clone(meter));
+        let mut backends = self.backends();
+        let is_others = backends.get(OTHERS).is_some_and(|others| Arc::ptr_eq(others, meter));
+        if !is_others && backends.len() < MAX_BACKENDS {
+            backends.entry(id.into()).or_insert_with(|| Arc::clone(meter));
+        }
     }
 
     /// Forgets the backends that `keep` does not name. Their part of the totals stays.
@@ -401,6 +405,8 @@ mod tests {
         }
         assert_eq!(meters.all_backends().len(), MAX_BACKENDS + 1);
         assert_eq!(meters.backend(OTHERS).connections(), 5);
+        meters.restore("late", &meters.backend("late"));
+        assert_eq!(meters.all_backends().len(), MAX_BACKENDS + 1, "it is counted once");
         for number in 0..MAX_ROUTES + 5 {
             let client_region: Arc<str> = number.to_string().into();
             let route = Route { client_region, backend_region: "sa".into(), tier: 3 };

@@ -22,7 +22,16 @@ const _: () = assert!(Reason::ALL.len() == 17);
 
 /// Clients that were turned away since the last reading.
 #[derive(Debug, Default)]
-pub struct Refused(Vec<(Reason, ClientKey, u64)>);
+pub struct Refused(Vec<Turned>);
+
+#[derive(Clone, Copy, Debug)]
+struct Turned {
+    reason: Reason,
+    client: ClientKey,
+    count: u64,
+    /// How much of the count was of others, whose place it took.
+    inherited: u64,
+}
 
 impl Ended {
     /// Counts one.
@@ -69,35 +78,50 @@ fn up(count: &AtomicU64) {
 
 impl Refused {
     /// Space-saving (Metwally et al., 2005): a client that is not told apart yet takes the place of
-    /// the rarest and its count, so that whoever comes often is in, and no count is too low.
+    /// the rarest and its count, so that whoever comes often is in.
     fn note(&mut self, reason: Reason, client: ClientKey) {
-        let same = |(of, _, _): &&mut (Reason, ClientKey, u64)| *of == reason;
-        if let Some((_, _, count)) = self.0.iter_mut().filter(same).find(|(_, c, _)| *c == client) {
-            *count += 1;
-        } else if self.0.iter_mut().filter(same).count() < TOLD_APART {
-            self.0.push((reason, client, 1));
-        } else if let Some(rarest) = self.0.iter_mut().filter(same).min_by_key(|(_, _, n)| *n) {
-            *rarest = (reason, client, rarest.2 + 1);
+        let (mut told_apart, mut rarest) = (0, None);
+        for turned in self.0.iter_mut().filter(|turned| turned.reason == reason) {
+            if turned.client == client {
+                turned.count += 1;
+                return;
+            }
+            told_apart += 1;
+            if rarest.as_ref().is_none_or(|rarest: &&mut Turned| turned.count < rarest.count) {
+                rarest = Some(turned);
+            }
+        }
+        match rarest {
+            Some(rarest) if told_apart >= TOLD_APART => {
+                let inherited = rarest.count;
+                *rarest = Turned { reason, client, count: inherited + 1, inherited };
+            }
+            _ => self.0.push(Turned { reason, client, count: 1, inherited: 0 }),
         }
     }
 
     /// Adds what another worker saw.
     pub fn merge(&mut self, other: Self) {
-        for (reason, client, count) in other.0 {
-            match self.0.iter_mut().find(|(of, c, _)| (*of, *c) == (reason, client)) {
-                Some((_, _, sum)) => *sum += count,
-                None => self.0.push((reason, client, count)),
+        for turned in other.0 {
+            let same = |known: &&mut Turned| {
+                (known.reason, known.client) == (turned.reason, turned.client)
+            };
+            match self.0.iter_mut().find(same) {
+                Some(known) => {
+                    known.count += turned.count;
+                    known.inherited += turned.inherited;
+                }
+                None => self.0.push(turned),
             }
         }
     }
 
-    /// Those who were turned away most often for a reason, `most` of them.
+    /// Those who were turned away most often for a reason, `most` of them, each with how often it
+    /// was at least.
     #[must_use]
     pub fn top(&self, reason: Reason, most: usize) -> Vec<(ClientKey, u64)> {
-        let of = |(of, client, count): &(Reason, ClientKey, u64)| {
-            (*of == reason).then_some((*client, *count))
-        };
-        let mut all: Vec<_> = self.0.iter().filter_map(of).collect();
+        let of = self.0.iter().filter(|turned| turned.reason == reason);
+        let mut all: Vec<_> = of.map(|t| (t.client, t.count - t.inherited)).collect();
         all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         all.truncate(most);
         all
@@ -124,7 +148,10 @@ mod tests {
         ended.refused(Reason::Denied, client("192.0.2.1"));
         let mut refused = ended.take_refused();
         refused.merge(Ended::default().take_refused());
-        assert_eq!(refused.top(Reason::RateLimited, 5)[0].0, client("2001:db8::1"));
+        let top = refused.top(Reason::RateLimited, 5);
+        assert_eq!(top[0].0, client("2001:db8::1"));
+        assert!((1_000..=1_250).contains(&top[0].1), "{top:?}");
+        assert!(top[1].1 <= 2, "who came once is not said to have come often: {top:?}");
         assert_eq!(refused.top(Reason::RateLimited, 5).len(), 5);
         assert_eq!(refused.top(Reason::Denied, 5), [(client("192.0.2.1"), 1)]);
         assert!(ended.take_refused().top(Reason::Denied, 5).is_empty(), "each reading begins anew");

@@ -158,11 +158,22 @@ impl Upstream {
         now: Time,
     ) -> Option<(Slot, Option<Kept>)> {
         let slot = || Slot(Arc::clone(self));
-        if self.hot.places.take(limit) {
-            return Some((slot(), None));
+        loop {
+            if self.hot.places.take(limit) {
+                return Some((slot(), None));
+            }
+            if let Some(kept) = keeper.and_then(|own| self.take_warm_with_its_place(own, now)) {
+                return Some((slot(), Some(kept)));
+            }
+            if self.give_up_warm() {
+                return Some((slot(), None));
+            }
+            // What was warm a moment ago has gone to a client, or has left its place to anybody.
+            let (clients, warm) = self.hot.places.taken();
+            if warm == 0 && clients >= limit {
+                return None;
+            }
         }
-        let kept = keeper.and_then(|keeper| self.take_warm_with_its_place(keeper, now));
-        (kept.is_some() || self.give_up_warm()).then(|| (slot(), kept))
     }
 
     /// How it stands, by what is believed.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::io;
 
 use super::Upstream;
+use super::places::Places;
 use crate::domain::time::Time;
 use crate::infrastructure::connection_pool::book::{Book, Limits, Place};
 use crate::infrastructure::slab::Key;
@@ -126,19 +127,17 @@ impl Upstream {
     /// A warm connection for a client who has a place of its own already.
     #[must_use]
     pub fn take_warm(&self, keeper: Keeper<'_>, now: Time) -> Option<Kept> {
-        let kept = self.take_ready(keeper, now)?;
-        self.places().give_warm_back();
-        Some(kept)
+        self.take_ready(keeper, now, Places::give_warm_back)
     }
 
     /// A warm connection for a client, and its place with it.
     pub(super) fn take_warm_with_its_place(&self, keeper: Keeper<'_>, now: Time) -> Option<Kept> {
-        let kept = self.take_ready(keeper, now)?;
-        self.places().warm_to_client();
-        Some(kept)
+        self.take_ready(keeper, now, Places::warm_to_client)
     }
 
-    fn take_ready(&self, Keeper { worker, rules }: Keeper<'_>, now: Time) -> Option<Kept> {
+    /// Places change while the shelf is locked: who finds it unlocked finds what is counted.
+    fn take_ready(&self, keeper: Keeper<'_>, now: Time, move_place: fn(&Places)) -> Option<Kept> {
+        let Keeper { worker, rules } = keeper;
         // Nearly always there are none, and a read says so.
         if self.warm() == 0 {
             return None;
@@ -150,6 +149,7 @@ impl Upstream {
         let taken = shelf.ready.take(now, &rules.limits(), check, &mut retired);
         let kept = taken.map(|(kept, place)| {
             shelf.ready.free(place);
+            move_place(self.places());
             self.warm.closed_unused.store(0, Ordering::Relaxed);
             kept
         });
@@ -161,7 +161,8 @@ impl Upstream {
 
     /// Takes one of a worker's warm connections away, to be closed; `None` when it was given up.
     pub fn close_warm(&self, worker: usize, id: Key) -> Option<Kept> {
-        let kept = self.shelf(worker)?.remove(|kept| kept.id == id)?;
+        let mut shelf = self.shelf(worker)?;
+        let kept = shelf.remove(|kept| kept.id == id)?;
         self.places().give_warm_back();
         Some(kept)
     }
@@ -187,7 +188,8 @@ impl Upstream {
         }
         let shelves = self.warm.shelves.get().map(|shelves| &**shelves).unwrap_or_default();
         shelves.iter().any(|shelf| {
-            let given_up = lock(shelf).remove(|_| true).is_some();
+            let mut shelf = lock(shelf);
+            let given_up = shelf.remove(|_| true).is_some();
             if given_up {
                 self.places().warm_to_client();
             }
