@@ -9,7 +9,7 @@ mod lot;
 mod vacancy;
 
 use std::collections::HashMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use lot::{Fit, Lot};
 pub use vacancy::Vacancy;
@@ -20,6 +20,8 @@ use super::region::{Atlas, Region, known_regions};
 
 /// How often a tier is drawn from before it is searched.
 const DRAWS: usize = 4;
+/// How many members that warm up a search passes over before it leaves the tier.
+const HELD_BACK: usize = 32;
 
 /// How far from home an app lets its clients be carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -410,13 +412,26 @@ impl Layout {
             }
         }
         let from = draw(total);
-        span.parts().iter().find_map(|part| {
+        let mut held_back = 0;
+        let found = span.parts().iter().try_for_each(|part| {
             let middle = part.start + usize::try_from(from).unwrap_or_default() % part.len().max(1);
-            hints.find(part, middle, |member| {
-                self.fits(member, wanted)
-                    .is_some_and(|fit| lot.admits(fit, Choice { member, tier }, draw))
+            hints.find(part, middle, |member| match self.fits(member, wanted) {
+                None => ControlFlow::Continue(()),
+                Some(fit) if lot.admits(fit, Choice { member, tier }, draw) => {
+                    ControlFlow::Break(Some(member))
+                }
+                Some(_) => {
+                    // Where so many warm up, it is the tier that does.
+                    held_back += 1;
+                    if held_back < HELD_BACK {
+                        ControlFlow::Continue(())
+                    } else {
+                        ControlFlow::Break(None)
+                    }
+                }
             })
-        })
+        });
+        found.break_value().flatten()
     }
 
     /// The member's load, if it may be chosen in this band.

@@ -1,6 +1,6 @@
 //! Which backends may have room, and which may be up.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::domain::time::Time;
@@ -126,26 +126,24 @@ impl Hints<'_> {
         })
     }
 
-    /// A member of `part` whose bits are set and that `fits`, looked for from `middle` on.
+    /// A member of `part` whose bits are set and that `fits` breaks with, looked for from `middle` on.
+    /// `fits` may also break off the search.
     pub fn find(
         self,
         part: &Range<usize>,
         middle: usize,
-        mut fits: impl FnMut(usize) -> bool,
-    ) -> Option<usize> {
+        mut fits: impl FnMut(usize) -> ControlFlow<Option<usize>>,
+    ) -> ControlFlow<Option<usize>> {
         if part.is_empty() {
-            return None;
+            return ControlFlow::Continue(());
         }
         let (before, after) = (part.start..middle, middle..part.end);
-        self.set_in(&after).chain(self.set_in(&before)).find_map(|(word, mut set)| {
+        self.set_in(&after).chain(self.set_in(&before)).try_for_each(|(word, mut set)| {
             while set != 0 {
-                let member = word * 64 + set.trailing_zeros() as usize;
-                if fits(member) {
-                    return Some(member);
-                }
+                fits(word * 64 + set.trailing_zeros() as usize)?;
                 set &= set - 1;
             }
-            None
+            ControlFlow::Continue(())
         })
     }
 }
