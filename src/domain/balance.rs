@@ -6,12 +6,14 @@
 //! The draw of two is Mitzenmacher's "power of two choices", with weights.
 
 mod lot;
+mod span;
 mod vacancy;
 
 use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 
 use lot::{Fit, Lot};
+use span::Span;
 pub use vacancy::Vacancy;
 use vacancy::{Bits, Hints};
 
@@ -587,21 +589,6 @@ struct Wanted<'a, L> {
     band: Band,
     load: &'a L,
     avoid: Avoid<'a>,
-}
-
-/// The members of one tier.
-enum Span<'a> {
-    Listed(&'a [Range<usize>]),
-    Holed([Range<usize>; 2]),
-}
-
-impl Span<'_> {
-    fn parts(&self) -> &[Range<usize>] {
-        match self {
-            Span::Listed(parts) => parts,
-            Span::Holed(parts) => parts,
-        }
-    }
 }
 
 #[cfg(test)]
