@@ -13,7 +13,7 @@ mod summary;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -144,6 +144,7 @@ impl Edge {
                 LogFormat::Json => Format::Json,
             },
             meters: Arc::clone(store.meters()),
+            short_of_descriptors: AtomicU64::new(0),
         });
         let (workers, endings) = start_workers(bound.listeners, &shared, &access_log)?;
 

@@ -69,8 +69,8 @@ impl Checks {
         let (shared, workers) = (Arc::clone(&self.shared), Arc::clone(&self.workers));
         let (about, closes) = (Arc::clone(upstream), self.rules.close_connections);
         let observer = Arc::new(move |change: &Change| {
-            turned(&about, change, &shared);
-            if closes && !change.to.is_healthy() {
+            let believed = turned(&about, change, &shared);
+            if closes && believed && !change.to.is_healthy() {
                 workers.iter().for_each(|worker| worker.close_all_of(about.number));
             }
         });
@@ -83,10 +83,10 @@ impl Checks {
     }
 }
 
-/// Takes in that a verdict has turned.
-fn turned(upstream: &Upstream, change: &Change, shared: &Shared) {
+/// Takes in that a verdict has turned; whether verdicts are believed now.
+fn turned(upstream: &Upstream, change: &Change, shared: &Shared) -> bool {
     let snapshot = shared.snapshot.load();
-    let Some(table) = snapshot.tables.get(&upstream.app) else { return };
+    let Some(table) = snapshot.tables.get(&upstream.app) else { return false };
     let open_before = table.fails_open();
     table.checked(upstream, change.to, clock::now());
     let (backend, addr, reason) = (&upstream.id, &upstream.addr, &change.reason);
@@ -103,6 +103,7 @@ fn turned(upstream: &Upstream, change: &Change, shared: &Shared) {
         (true, false) => tracing::info!(app = %table.name, "health checks are believed again"),
         _ => {}
     }
+    !table.fails_open()
 }
 
 impl Rules {

@@ -10,6 +10,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -76,6 +77,8 @@ pub struct Shared {
     pub format: Format,
     /// What is counted.
     pub meters: Arc<Meters>,
+    /// Until when descriptors are for clients alone, in nanoseconds.
+    pub short_of_descriptors: AtomicU64,
 }
 
 /// One worker's connections.
@@ -195,8 +198,11 @@ impl Proxy {
     }
 
     /// Whether one more connection could be dialled: a descriptor is held for it.
-    pub fn has_spare(&mut self) -> bool {
-        self.spare.restock()
+    pub fn has_spare(&mut self, now: Time) -> bool {
+        self.spare.restock() || {
+            self.is_short_of_descriptors(now);
+            self.spare.restock()
+        }
     }
 
     /// Whether nothing is open.

@@ -200,7 +200,7 @@ fn run(
                 continue;
             }
             let token = listener_token(place);
-            if !proxy.has_spare()
+            if !proxy.has_spare(now)
                 || proxy.reactor().watch_listener(listener.socket(), token).is_err()
             {
                 listener.pause(now, Errno::MFILE);
@@ -225,10 +225,11 @@ fn accept(listener: &mut Listener, proxy: &mut Proxy, now: Time) {
     contained(|| {
         listener.accept(now, |socket, peer| {
             proxy.accepted(socket, peer, number, now);
-            proxy.has_spare()
+            proxy.has_spare(now)
         });
     });
     if listener.paused_until().is_some() {
+        proxy.is_short_of_descriptors(now);
         let _ = proxy.reactor().unwatch(listener.socket());
     }
 }

@@ -39,18 +39,20 @@ pub(super) fn write(page: &mut Page) {
         status("VmSize:").map(|kib| kib * 1_024.0),
     );
     gauge("process_threads", Kind::Gauge, "Threads.", status("Threads:"));
-    gauge(
-        "process_open_fds",
-        Kind::Gauge,
-        "Descriptors in use.",
-        fs::read_dir("/proc/self/fd").ok().map(|all| number(all.count().saturating_sub(1) as u64)),
-    );
+    gauge("process_open_fds", Kind::Gauge, "Descriptors in use.", open_descriptors().map(number));
     gauge(
         "process_max_fds",
         Kind::Gauge,
         "Most descriptors.",
         getrlimit(Resource::Nofile).current.map(number),
     );
+}
+
+/// Linux 6.2 and newer say it as the folder's size; there it is not counted one by one.
+fn open_descriptors() -> Option<u64> {
+    let folder = "/proc/self/fd";
+    let size = fs::metadata(folder).ok()?.len();
+    if size > 0 { Some(size) } else { Some(fs::read_dir(folder).ok()?.count() as u64 - 1) }
 }
 
 /// `/proc/self/stat` behind the name, whose fields proc(5) numbers from 3.

@@ -44,17 +44,21 @@ impl Relaying {
     }
 
     /// A reset before any byte of the client's is a failure. After one it is not: else one client that
-    /// sends garbage would open the breaker for everybody.
+    /// sends garbage would open the breaker for everybody. An end in order, after bytes that nobody had
+    /// to answer, is a success: what only takes must not stay on trial for ever.
     pub fn has_ended(&mut self, reason: Reason, share: Share, now: Time) {
-        let upstream = self.slot.upstream();
-        if reason != Reason::BackendReset {
-            return;
+        if reason == Reason::BackendReset {
+            self.slot.upstream().meter.cell(share).reset();
         }
-        upstream.meter.cell(share).reset();
-        if self.relay.sent() == 0
-            && let Some(permit) = self.permit.take()
-        {
-            upstream.report(permit, false, now);
+        let sent = self.relay.sent() > 0;
+        match reason {
+            Reason::ClientClosed | Reason::BackendClosed if sent => self.has_proved_good(now),
+            Reason::BackendReset if !sent => {
+                if let Some(permit) = self.permit.take() {
+                    self.slot.upstream().report(permit, false, now);
+                }
+            }
+            _ => {}
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -18,7 +19,7 @@ use crate::infrastructure::slab::Key;
 const BACKEND: usize = 1;
 
 /// How long no connections are made ahead when descriptors or the like are short.
-const SHORTAGE: Duration = Duration::from_secs(1);
+const SHORTAGE: Duration = Duration::from_secs(10);
 
 /// A connection that waits for a client, as its worker knows it.
 pub(super) struct Warming {
@@ -79,14 +80,15 @@ impl Proxy {
         match upstream.begin_warm(keeper, hard_limit, (now, self.rng.u16(..)), dial) {
             Some(Ok(())) => {
                 let upstream = Arc::clone(upstream);
-                let until = now + self.shared.snapshot.load().dial.timeout;
+                // A client's dial would get company then.
+                let until = now + connect::HEDGE_AFTER;
                 self.warm.insert(id, Warming { upstream, began: now, ready: None, until });
                 true
             }
             Some(Err(error)) => {
                 self.connections.free(id);
                 if connect::is_local(error) {
-                    self.no_warming_until = now + SHORTAGE;
+                    self.is_short_of_descriptors(now);
                 } else {
                     self.warm_failed(upstream, Some(error), now);
                 }
@@ -109,10 +111,10 @@ impl Proxy {
             if ready.is_none() {
                 let error = sockopt::socket_error(&kept.socket).ok().and_then(Result::err);
                 self.warm_failed(&upstream, error, now);
-            } else if upstream.closed_unused() {
+            } else if upstream.closed_unused(now) {
                 tracing::info!(
                     backend = %upstream.id,
-                    "closes connections that wait for a client; it gets no more of them"
+                    "closes connections that wait for a client; it gets no more of them for ten minutes"
                 );
             }
             return;
@@ -142,26 +144,36 @@ impl Proxy {
         ready.unwrap_or_else(|| Event::writable_now(id.token(BACKEND)))
     }
 
-    /// Closes warm connections that have waited long enough, whose backend should have none, or that
-    /// another worker has given up.
+    /// Closes warm connections that have waited long enough or whose backend should have none, and
+    /// forgets those that another worker has given up.
     pub(super) fn sweep_warm(&mut self, now: Time) {
-        let keeps = self.shared.snapshot.load().warm.is_some() && self.forcing.is_none();
-        let over: Vec<Key> = self
-            .warm
-            .iter()
-            .filter(|(id, warming)| {
-                let Warming { upstream, until, .. } = warming;
-                !keeps
-                    || *until <= now
-                    || !upstream.is_seated()
-                    || !upstream.health().is_healthy()
-                    || !upstream.has_warm(self.number, **id)
-            })
-            .map(|(id, _)| *id)
-            .collect();
+        let short = Time::from_nanos(self.shared.short_of_descriptors.load(Ordering::Relaxed));
+        if short > self.no_warming_until {
+            self.no_warming_until = short;
+        }
+        let keeps =
+            self.shared.snapshot.load().warm.is_some() && self.forcing.is_none() && now >= short;
+        let mut over = Vec::new();
+        for (id, Warming { upstream, until, .. }) in &self.warm {
+            let suits = upstream.is_seated()
+                && upstream.health().is_healthy()
+                && !upstream.dials().demoted(now)
+                && upstream.breaker().admits(now);
+            if !keeps || !suits || *until <= now {
+                over.push(*id);
+            }
+            over.append(&mut upstream.lost_warm(self.number));
+        }
         for id in over {
             self.forget_warm(id, now);
         }
+    }
+
+    /// Gives the descriptors of all workers' warm connections to clients.
+    pub fn is_short_of_descriptors(&mut self, now: Time) {
+        let until = (now + SHORTAGE).nanos();
+        self.shared.short_of_descriptors.fetch_max(until, Ordering::Relaxed);
+        self.sweep_warm(now);
     }
 
     /// Closes a warm connection.

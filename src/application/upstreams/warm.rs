@@ -2,7 +2,7 @@
 //! own, and at the hard limit any worker may close another's to make room.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -14,8 +14,12 @@ use crate::domain::time::Time;
 use crate::infrastructure::connection_pool::book::{Book, Limits, Place};
 use crate::infrastructure::slab::Key;
 
-/// A backend that closed so many unused connections in a row is not warmed any more.
-const GIVES_UP_AFTER: u8 = 3;
+/// A backend that closed unused connections so many times in a row is not warmed for a while.
+const GIVES_UP_AFTER: u32 = 3;
+/// Those closed within such a time count as once: a backend that restarts closes all of them.
+const ONCE: Duration = Duration::from_secs(1);
+/// For how long.
+const REST: Duration = Duration::from_secs(600);
 
 /// How many warm connections are kept, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +49,16 @@ impl WarmRules {
 #[derive(Debug, Default)]
 pub(super) struct Warm {
     shelves: OnceLock<Box<[Mutex<Shelf>]>>,
-    /// Connections closed by the backend before a client came, in a row.
-    closed_unused: AtomicU8,
+    closed_unused: Mutex<ClosedUnused>,
+    /// Until when none are made, in nanoseconds.
+    rests_until: AtomicU64,
+}
+
+/// How often the backend closed connections before a client came, in a row.
+#[derive(Debug, Default)]
+struct ClosedUnused {
+    times: u32,
+    last: Time,
 }
 
 /// One worker's warm connections to one backend.
@@ -54,6 +66,8 @@ pub(super) struct Warm {
 struct Shelf {
     dialled: Vec<(Kept, Place)>,
     ready: Book<Kept>,
+    /// Keys of those that others have given up.
+    lost: Vec<Key>,
 }
 
 /// A worker that keeps warm connections.
@@ -86,7 +100,7 @@ impl Upstream {
         (now, random): (Time, u16),
         dial: impl FnOnce() -> io::Result<Kept>,
     ) -> Option<io::Result<()>> {
-        if self.warm.closed_unused.load(Ordering::Relaxed) >= GIVES_UP_AFTER {
+        if now.nanos() < self.warm.rests_until.load(Ordering::Relaxed) {
             return None;
         }
         let begun = || (0..rules.workers).map(|_| Mutex::default()).collect();
@@ -138,8 +152,8 @@ impl Upstream {
     /// Places change while the shelf is locked: who finds it unlocked finds what is counted.
     fn take_ready(&self, keeper: Keeper<'_>, now: Time, move_place: fn(&Places)) -> Option<Kept> {
         let Keeper { worker, rules } = keeper;
-        // Nearly always there are none, and a read says so.
-        if self.warm() == 0 {
+        // Nearly always there are none, and a read says so. What fails is not believed to be alive.
+        if self.warm() == 0 || self.dials().demoted(now) {
             return None;
         }
         let mut shelf = self.shelf(worker)?;
@@ -150,7 +164,7 @@ impl Upstream {
         let kept = taken.map(|(kept, place)| {
             shelf.ready.free(place);
             move_place(self.places());
-            self.warm.closed_unused.store(0, Ordering::Relaxed);
+            self.closed().times = 0;
             kept
         });
         for _ in retired.drain(..) {
@@ -167,18 +181,32 @@ impl Upstream {
         Some(kept)
     }
 
-    /// Whether a worker's warm connection is still there.
+    /// The keys of a worker's warm connections that others have given up since the last call.
     #[must_use]
-    pub fn has_warm(&self, worker: usize, id: Key) -> bool {
-        self.shelf(worker).is_some_and(|mut shelf| shelf.has(id))
+    pub fn lost_warm(&self, worker: usize) -> Vec<Key> {
+        self.shelf(worker).map(|mut shelf| std::mem::take(&mut shelf.lost)).unwrap_or_default()
     }
 
     /// Notes that the backend closed a warm connection before a client came. Whether that was once
-    /// too often: it is not warmed any more.
-    pub fn closed_unused(&self) -> bool {
-        let times = self.warm.closed_unused.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        // No overflow: at the limit no more are made, and what was made before are few.
-        times == GIVES_UP_AFTER
+    /// too often: it is not warmed for the next ten minutes.
+    #[must_use]
+    pub fn closed_unused(&self, now: Time) -> bool {
+        let mut closed = self.closed();
+        if closed.times > 0 && now.since(closed.last) < ONCE {
+            return false;
+        }
+        closed.last = now;
+        closed.times += 1;
+        if closed.times < GIVES_UP_AFTER {
+            return false;
+        }
+        closed.times = 0;
+        self.warm.rests_until.store((now + REST).nanos(), Ordering::Relaxed);
+        true
+    }
+
+    fn closed(&self) -> MutexGuard<'_, ClosedUnused> {
+        self.warm.closed_unused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes a warm connection, whichever worker's, and makes its place a client's.
@@ -189,11 +217,10 @@ impl Upstream {
         let shelves = self.warm.shelves.get().map(|shelves| &**shelves).unwrap_or_default();
         shelves.iter().any(|shelf| {
             let mut shelf = lock(shelf);
-            let given_up = shelf.remove(|_| true).is_some();
-            if given_up {
-                self.places().warm_to_client();
-            }
-            given_up
+            let Some(kept) = shelf.remove(|_| true) else { return false };
+            self.places().warm_to_client();
+            shelf.lost.push(kept.id);
+            true
         })
     }
 
@@ -211,11 +238,6 @@ impl Shelf {
         let (kept, place) = self.dialled.swap_remove(at);
         self.ready.free(place);
         Some(kept)
-    }
-
-    fn has(&mut self, id: Key) -> bool {
-        self.dialled.iter().any(|(kept, _)| kept.id == id)
-            || self.ready.iter().any(|kept| kept.id == id)
     }
 }
 

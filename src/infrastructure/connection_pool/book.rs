@@ -178,11 +178,6 @@ impl<C> Book<C> {
         self.idle.iter().map(|idle| idle.ends(limits)).min()
     }
 
-    /// The idle connections, oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = &C> {
-        self.idle.iter().map(|idle| &idle.connection)
-    }
-
     /// Takes out the idle connection that `is` says yes to, which has died: the caller closes it.
     #[must_use = "the caller closes it"]
     pub fn discard(&mut self, mut is: impl FnMut(&C) -> bool) -> Option<C> {
