@@ -192,6 +192,33 @@ fn a_reset_so_early_that_it_is_a_failed_dial_counts_once_as_well() {
 }
 
 #[test]
+fn connections_that_only_send_and_end_in_order_are_successes() {
+    let sink = Backend::serving(|mut stream| {
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    let addr = sink.addr();
+    let edge =
+        site().env("EDGEPROXY_CIRCUIT_TIMEOUT_SECS", "1").backend(Row::new("sink", addr)).start();
+    let send = || {
+        let mut client = edge.client();
+        client.stream.write_all(b"a line of a log\n").unwrap();
+        client.finish();
+        client.rest().is_ok_and(|rest| rest.is_empty())
+    };
+    let mut sink = sink;
+    sink.stop();
+    for _ in 0..5 {
+        assert_eq!(&edge.refusal_of("127.0.0.1")["reason"], "connect_failed");
+    }
+    wait_for(&edge, "sink", OPEN);
+    sink.restart();
+    for _ in 0..3 {
+        assert!(send());
+    }
+    wait_for(&edge, "sink", CLOSED);
+}
+
+#[test]
 fn five_connections_of_garbage_from_one_client_do_not_open_it() {
     let moody = Moody::new(RESETS_THE_RUDE);
     let edge = site().backend(Row::new("moody", moody.backend.addr())).start();

@@ -205,6 +205,23 @@ fn when_asked_to_it_closes_the_connections_of_a_backend_that_is_down_and_no_othe
     assert_eq!(edge.metrics().value("edgeproxy_connections_ended_total", &reason), killed);
 }
 
+#[test]
+fn checks_that_nobody_passes_close_nothing() {
+    let only = Web::named("only");
+    let edge = site()
+        .env("EDGEPROXY_HEALTH_CLOSE_CONNECTIONS", "true")
+        .backend(Row::new("only", only.addr()))
+        .start();
+    let clients = clients(&edge);
+    only.tells_probes(503);
+    edge.metrics_when("probes are ignored", |m| {
+        m.value("edgeproxy_fail_open", &[("app", "web")]) == 1
+    });
+    for (mut client, _) in clients {
+        assert_eq!(client.fetch().unwrap(), "only");
+    }
+}
+
 const IGNORED: &str = "health checks say that no backend at all is healthy";
 
 #[test]

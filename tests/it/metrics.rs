@@ -488,10 +488,7 @@ fn clients_of_the_metrics_that_are_slow_or_read_nothing_hold_up_nobody_else() {
     drop(slow);
 }
 
-// Not so yet: 64 connections that say nothing take all places of the listener for ten seconds, and as
-// many that ask again and again and read nothing for five minutes.
 #[test]
-#[ignore = "the metrics listener has 64 places, and whoever is slow keeps one"]
 fn whether_the_process_lives_is_answered_however_many_slow_clients_there_are() {
     let backend = Backend::named("a");
     let edge = site(&backend).start();

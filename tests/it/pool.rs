@@ -139,6 +139,42 @@ fn a_backend_that_closes_unused_connections_is_not_warmed_any_more() {
 }
 
 #[test]
+fn a_backend_that_restarts_is_warmed_again() {
+    let mut backend = Backend::named("a");
+    let edge =
+        pooled().env("EDGEPROXY_WORKERS", "1").backend(Row::new("a", backend.addr())).start();
+    eventually("several wait", || {
+        let at_once: Vec<_> = (0..4).map(|_| edge.visit()).collect();
+        drop(at_once);
+        (open(&backend) >= 4).then_some(())
+    });
+    backend.stop();
+    eventually("they are gone", || (open(&backend) == 0).then_some(()));
+    backend.restart();
+    eventually("it serves, and some wait again", || {
+        let served = edge.visit().is_ok();
+        (served && open(&backend) > 0).then_some(())
+    });
+    assert!(!edge.log_so_far().iter().any(|line| line.contains("gets no more of them")));
+}
+
+#[test]
+fn warm_connections_leave_the_descriptors_to_clients_when_they_get_short() {
+    let backends: Vec<Backend> = (0..40).map(|_| Backend::named("one of many")).collect();
+    let site = backends.iter().enumerate().fold(pooled(), |site, (n, backend)| {
+        site.backend(Row::new(&n.to_string(), backend.addr()))
+    });
+    let edge = site.descriptors(200).start();
+    // Each is used once, so that connections wait for all of them.
+    for _ in 0..80 {
+        drop(edge.visit());
+    }
+    let clients: Vec<_> =
+        (0..70).map(|_| edge.visit().expect("there is one for everybody")).collect();
+    drop(clients);
+}
+
+#[test]
 fn warm_connections_end_with_their_idle_timeout_their_row_and_the_process() {
     let [short, removed] = [numbering(), numbering()];
     let edge = pooled()

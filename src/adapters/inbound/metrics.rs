@@ -1,5 +1,6 @@
 //! The metrics listener: numbers for Prometheus, and whether this process lives and is ready.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -16,10 +17,10 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
-/// Connections served at once; others wait.
+/// Connections served at once; one more ends the oldest, so that those who only take places keep
+/// nobody out.
 const CONNECTIONS: usize = 64;
 /// How long a client may take for the head of a request, and between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,18 +51,19 @@ pub fn serve(
     let listener = TcpListener::from_std(std::net::TcpListener::from(socket))?;
     let site = Arc::new(Site { path, source });
     Ok(async move {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
         let mut connections = JoinSet::new();
+        let mut ends: VecDeque<AbortHandle> = VecDeque::new();
         loop {
-            while connections.try_join_next().is_some() {}
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let site = Arc::clone(&site);
-                    connections.spawn(async move {
-                        let _place = place;
-                        connection(stream, peer, site).await;
-                    });
+                    while connections.try_join_next().is_some() {}
+                    ends.retain(|end| !end.is_finished());
+                    if ends.len() >= CONNECTIONS
+                        && let Some(oldest) = ends.pop_front()
+                    {
+                        oldest.abort();
+                    }
+                    ends.push_back(connections.spawn(connection(stream, peer, Arc::clone(&site))));
                 }
                 Err(error) => {
                     tracing::debug!(%error, "the metrics listener cannot accept");

@@ -65,7 +65,7 @@ impl PrometheusMetricsStore {
         self.meters.moved(share, self.meters.backend(backend).cell(share), 0, bytes);
     }
 
-    /// The eight families in text format. Nothing counts as open: this store counts what has
+    /// The families about connections in text format. Nothing counts as open: this store counts what has
     /// happened, and whoever holds connections knows how many; see [`write`](Self::write).
     #[must_use]
     pub fn export_prometheus(&self) -> String {
@@ -74,7 +74,7 @@ impl PrometheusMetricsStore {
         page.finish()
     }
 
-    /// Writes the eight families.
+    /// Writes the families about connections: totals, and one series for each backend.
     pub fn write(&self, page: &mut Page, open: &impl Open) {
         let Self { meters } = self;
         let backends: Vec<(Arc<str>, Arc<str>, Arc<BackendMeter>)> = meters
@@ -120,6 +120,18 @@ impl PrometheusMetricsStore {
             "Client connections at the backend now, those being dialled included; what its limits count.",
         );
         each(page, &|id, _| open.to_backend(id));
+        page.family(
+            "edgeproxy_backend_bytes_sent_total",
+            Kind::Counter,
+            "Bytes sent to the backend.",
+        );
+        each(page, &|_, meter| meter.sent());
+        page.family(
+            "edgeproxy_backend_bytes_received_total",
+            Kind::Counter,
+            "Bytes received from the backend and passed on to clients.",
+        );
+        each(page, &|_, meter| meter.received());
         page.family(
             "edgeproxy_backend_errors_total",
             Kind::Counter,
