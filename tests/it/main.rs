@@ -16,6 +16,7 @@ mod failure;
 mod limits;
 mod listeners;
 mod pool;
+mod postgres;
 mod repository;
 mod routing;
 mod shutdown;

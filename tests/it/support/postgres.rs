@@ -1,4 +1,4 @@
-//! A private PostgreSQL: its own files, its own port, gone with the test.
+//! A private `PostgreSQL`: its own files, its own port, gone with the test.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,7 +18,6 @@ use super::eventually;
 const SETTINGS: &str = "\
 fsync = off
 full_page_writes = off
-synchronous_commit = off
 max_connections = 60
 shared_buffers = 8MB
 max_wal_senders = 0
@@ -158,8 +157,14 @@ impl Postgres {
         self.write("server.crt", certificate);
         self.write("server.key", key);
         self.stop_with(Signal::QUIT);
-        self.set("ssl = on\n");
+        let roots = self.folder.path().join("data/root.crt").exists();
+        self.set(if roots { "ssl = on\nssl_ca_file = 'root.crt'\n" } else { "ssl = on\n" });
         self.launch();
+    }
+
+    /// Believes clients' certificates that these have signed, from the next `set_tls`.
+    pub fn set_client_roots(&self, certificates: &str) {
+        self.write("root.crt", certificates);
     }
 
     /// Says who may connect how (`pg_hba.conf`) by network.
@@ -267,7 +272,7 @@ impl PgBouncer {
             fs::write(path, text).expect("a file of the pooler");
             give_away(path, 0o600);
         }
-        let pooler = as_server(Path::new("pgbouncer"))
+        let pooler = as_server(&program("pgbouncer"))
             .arg("-q")
             .arg(settings)
             .stdin(Stdio::null())
@@ -302,8 +307,13 @@ pub fn config(url: &str) -> PostgresConfig {
     }
 }
 
-/// The newest of the server's programs that are installed.
+/// A program: of the server's the newest that is installed, others wherever they are.
 fn program(name: &str) -> PathBuf {
+    // Not everybody looks there.
+    let system = Path::new("/usr/sbin").join(name);
+    if system.is_file() {
+        return system;
+    }
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let number = |path: &PathBuf| {
         let version = path.file_name().and_then(|version| version.to_str());

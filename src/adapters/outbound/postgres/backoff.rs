@@ -24,7 +24,7 @@ impl Backoff {
     /// How long to wait now.
     pub(super) fn next(&mut self) -> Duration {
         let wait = self.next.mul_f64(0.5 + fastrand::f64() / 2.0);
-        self.next = (self.next * 2).min(self.longest);
+        self.next = self.next.saturating_mul(2).min(self.longest);
         wait
     }
 }

@@ -38,6 +38,7 @@ pub(super) struct Database {
 /// it, and nobody is given a connection in the middle of something.
 pub(super) struct Transaction {
     connection: Option<Object>,
+    writes: bool,
 }
 
 impl Database {
@@ -72,7 +73,7 @@ impl Database {
     /// A connection that is free, or a new one.
     async fn connection(&self) -> Result<Object, Failed> {
         self.discard_closed();
-        let asked = timeout(self.connect_timeout + GRACE, self.pool.get()).await;
+        let asked = timeout(self.connect_timeout.saturating_add(GRACE), self.pool.get()).await;
         match asked.unwrap_or(Err(PoolError::Timeout(TimeoutType::Create))) {
             Ok(connection) => Ok(connection),
             Err(PoolError::Backend(error)) => Err(Failed::from(error).because("cannot connect")),
@@ -96,12 +97,14 @@ impl Database {
         loop {
             let connection = self.connection().await?;
             let is_fresh = Object::metrics(&connection).recycle_count == 0;
-            let transaction = Transaction { connection: Some(connection) };
-            match self.answer(transaction.run(&begin)).await {
-                Ok(_) => return Ok(transaction),
+            let transaction =
+                Transaction { connection: Some(connection), writes: how.starts_with(WRITE) };
+            match timeout(self.patience(), transaction.run(&begin)).await {
+                Ok(Ok(_)) => return Ok(transaction),
                 // Each of these is gone with its connection: there are no more than the pool holds.
-                Err(failed) if failed.fatal && !is_fresh => {}
-                Err(failed) => return Err(failed),
+                Ok(Err(failed)) if failed.fatal && !is_fresh => {}
+                Ok(Err(failed)) => return Err(failed),
+                Err(_) => return Err(Failed::late(self.late())),
             }
         }
     }
@@ -111,14 +114,21 @@ impl Database {
         &self,
         work: impl Future<Output = Result<T, Failed>>,
     ) -> Result<T, Failed> {
-        let late = || format!("no answer within {:?}", self.query_timeout);
-        match timeout(self.query_timeout + GRACE, work).await {
+        match timeout(self.patience(), work).await {
             Ok(Err(failed)) if failed.is(&[SqlState::QUERY_CANCELED]) => {
-                Err(failed.because(&late()))
+                Err(failed.because(&self.late()))
             }
             Ok(answered) => answered,
-            Err(_) => Err(Failed::lost(late())),
+            Err(_) => Err(Failed::late(self.late())),
         }
+    }
+
+    fn patience(&self) -> Duration {
+        self.query_timeout.saturating_add(GRACE)
+    }
+
+    fn late(&self) -> String {
+        format!("no answer within {:?}", self.query_timeout)
     }
 
     /// Keeps as many connections open as was asked for, for ever.
@@ -162,12 +172,18 @@ impl Transaction {
 
     /// Makes what was done last, when all of it was; undoes it otherwise. The connection goes back
     /// to the pool, unless it can be used no more.
+    ///
+    /// What was read is good even when the connection is lost then.
     pub(super) async fn end<T>(mut self, done: Result<T, Failed>) -> Result<T, Failed> {
         let (outcome, ended) = match done {
             Ok(done) => {
-                let committed = self.run("COMMIT").await;
-                let ended = committed.as_ref().map_or_else(|failed| !failed.fatal, |_| true);
-                (committed.map(|_| done), ended)
+                let failed = self.run("COMMIT").await.err();
+                let ended = failed.as_ref().is_none_or(|failed| !failed.fatal);
+                match failed.filter(|_| self.writes) {
+                    None => (Ok(done), ended),
+                    Some(failed) if ended => (Err(failed), ended),
+                    Some(failed) => (Err(failed.in_doubt()), ended),
+                }
             }
             Err(failed) => {
                 let ended = !failed.fatal && self.run("ROLLBACK").await.is_ok();

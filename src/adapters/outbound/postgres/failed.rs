@@ -12,6 +12,8 @@ pub(super) struct Failed {
     pub reason: String,
     /// Whether the connection can be used no more.
     pub fatal: bool,
+    /// Whether nothing was heard at all, in the time there was.
+    pub late: bool,
 }
 
 impl Failed {
@@ -20,14 +22,24 @@ impl Failed {
         self.code.as_ref().is_some_and(|code| codes.contains(code))
     }
 
-    /// Something of our own, after which nothing is known of the connection.
+    /// The connection is lost.
     pub(super) fn lost(reason: impl Into<String>) -> Self {
-        Self { code: None, reason: reason.into(), fatal: true }
+        Self { fatal: true, ..Self::plain(reason) }
+    }
+
+    /// Nothing was heard, and nothing is known of the connection.
+    pub(super) fn late(reason: impl Into<String>) -> Self {
+        Self { late: true, ..Self::lost(reason) }
     }
 
     /// Something of our own that is no fault of the connection's.
     pub(super) fn plain(reason: impl Into<String>) -> Self {
-        Self { code: None, reason: reason.into(), fatal: false }
+        Self { code: None, reason: reason.into(), fatal: false, late: false }
+    }
+
+    /// The same, of a write that may have been made nevertheless.
+    pub(super) fn in_doubt(self) -> Self {
+        Self { reason: format!("{}; whether it was written is not known", self.reason), ..self }
     }
 
     /// The same, after what was being done.
@@ -50,7 +62,7 @@ impl From<tokio_postgres::Error> for Failed {
             Some(severity) => severity != Severity::Error,
             None => said.severity() != "ERROR",
         };
-        Self { code: Some(said.code().clone()), reason, fatal }
+        Self { code: Some(said.code().clone()), reason, fatal, late: false }
     }
 }
 

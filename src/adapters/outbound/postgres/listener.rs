@@ -124,7 +124,7 @@ impl Listener<'_> {
 
     async fn say(&self, client: &Client, sql: &str) -> Result<(), Failed> {
         let said = timeout(self.query_timeout, client.batch_execute(sql)).await;
-        let late = |_| Failed::lost(format!("no answer within {:?}", self.query_timeout));
+        let late = |_| Failed::late(format!("no answer within {:?}", self.query_timeout));
         Ok(said.map_err(late)??)
     }
 

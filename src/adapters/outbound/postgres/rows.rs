@@ -3,7 +3,7 @@
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{SimpleColumn, SimpleQueryMessage, SimpleQueryRow};
 
-use super::database::Transaction;
+use super::database::{Database, READ, Transaction};
 use super::failed::Failed;
 use super::schema::{BACKENDS, NO_TABLE, check};
 use crate::adapters::outbound::leases::{Leases, lease, registry};
@@ -19,8 +19,31 @@ struct Table<'a> {
     rows: Vec<&'a SimpleQueryRow>,
 }
 
-/// Everything, as of the transaction's moment. Afterwards it may be of no more use.
-pub(super) async fn read(transaction: &Transaction) -> Result<Registry, Failed> {
+/// The server has bytes that it cannot give as UTF-8.
+const NOT_UTF8: [SqlState; 2] =
+    [SqlState::CHARACTER_NOT_IN_REPERTOIRE, SqlState::UNTRANSLATABLE_CHARACTER];
+
+/// Everything, as of one moment.
+pub(super) async fn read(database: &Database) -> Result<Registry, Failed> {
+    match read_with(database, "").await {
+        // Bytes as they are, so that they spoil only their own row.
+        Err(failed) if failed.is(&NOT_UTF8) => {
+            read_with(database, "; SET LOCAL client_encoding = 'SQL_ASCII'").await
+        }
+        read => read,
+    }
+}
+
+async fn read_with(database: &Database, settings: &str) -> Result<Registry, Failed> {
+    let transaction = database.begin(&format!("{READ}{settings}")).await?;
+    let work = async {
+        let read = read_all(&transaction).await;
+        transaction.end(read).await
+    };
+    database.answer(work).await
+}
+
+async fn read_all(transaction: &Transaction) -> Result<Registry, Failed> {
     // The second asks by the standard's own view, which holds what this role may see: an attempt
     // that fails would be in the server's log each time.
     let answer = transaction
@@ -93,7 +116,6 @@ impl<'a> Table<'a> {
     /// The value of the column wanted in this place; `None` for NULL and for no such column.
     fn text(&self, row: &SimpleQueryRow, wanted: usize) -> Option<String> {
         let place = self.places[wanted]?;
-        // A database in SQL_ASCII holds bytes that are no text.
         row.try_get(place).unwrap_or(Some(NOT_TEXT)).map(Into::into)
     }
 

@@ -64,7 +64,11 @@ CREATE TABLE IF NOT EXISTS edgeproxy_backend_state (
 const HAS_TRIGGER: &str = "SELECT 1 FROM pg_catalog.pg_trigger \
     WHERE tgname = 'edgeproxy_backends_changed' AND tgrelid = to_regclass('backends')";
 
+/// First what the trigger will do: where it fails, the trigger would make every write fail. And a
+/// table that is being written to is waited for only so long as its writers may wait for us.
 const CREATE_TRIGGER: &str = "
+NOTIFY edgeproxy_backends;
+SET LOCAL lock_timeout = 2000;
 CREATE OR REPLACE FUNCTION edgeproxy_backends_changed() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN NOTIFY edgeproxy_backends; RETURN NULL; END $$;
 CREATE TRIGGER edgeproxy_backends_changed

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::PostgresConfig;
 use super::address::Address;
 use super::backoff::Backoff;
-use super::database::{Database, READ};
+use super::database::Database;
 use super::dial::Dialer;
 use super::failed::Failed;
 use super::held::Held;
@@ -105,12 +105,7 @@ impl Shared {
         let number = self.held.number();
         let read = async {
             let database = self.database()?;
-            let transaction = database.begin(READ).await.map_err(|failed| self.error(failed))?;
-            let work = async {
-                let read = rows::read(&transaction).await;
-                transaction.end(read).await
-            };
-            database.answer(work).await.map_err(|failed| self.error(failed))
+            rows::read(database).await.map_err(|failed| self.error(failed))
         };
         let registry = match read.await {
             Ok(registry) => Arc::new(registry),
@@ -193,7 +188,9 @@ impl Shared {
                     // worked.
                     let rest = clock::now().since(begun).min(self.reload_interval);
                     sleep(rest).await;
-                    self.reload_interval.saturating_sub(rest)
+                    // A little early, so that many who began together do not stay together.
+                    let early = self.reload_interval / 100 * fastrand::u32(0..=10);
+                    self.reload_interval.saturating_sub(early).saturating_sub(rest)
                 }
                 Err(error) => {
                     let text = error.to_string();

@@ -53,12 +53,7 @@ async fn write(database: &Database, change: &Change<'_>) -> Result<bool, Failed>
         };
         match database.answer(once).await {
             Err(failed) if failed.is(&COLLISIONS) && attempt < ATTEMPTS => attempt += 1,
-            Err(failed) if failed.fatal && failed.code.is_none() => {
-                return Err(Failed {
-                    reason: format!("{}; whether it was written is not known", failed.reason),
-                    ..failed
-                });
-            }
+            Err(failed) if failed.late => return Err(failed.in_doubt()),
             done => return done,
         }
     }
