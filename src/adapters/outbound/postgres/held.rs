@@ -22,8 +22,8 @@ pub(super) struct Held {
 struct State {
     /// The latest good reading, with its number.
     reading: Option<(u64, Arc<Registry>)>,
-    /// When the latest attempt to read ended.
-    tried: Option<Time>,
+    /// The number of the latest attempt to read, good or not, and when it ended.
+    tried: Option<(u64, Time)>,
     /// What `load` or `load_if_changed` gave last.
     delivered: Option<Arc<Registry>>,
 }
@@ -48,7 +48,7 @@ impl Held {
         now: Time,
     ) -> Option<Arc<Registry>> {
         let mut state = self.state();
-        state.tried = Some(now);
+        state.try_ended(number, now);
         match &mut state.reading {
             Some((latest, _)) if *latest > number => None,
             Some((latest, held)) if **held == **registry => {
@@ -63,8 +63,8 @@ impl Held {
     }
 
     /// A reading failed.
-    pub(super) fn missed(&self, now: Time) {
-        self.state().tried = Some(now);
+    pub(super) fn missed(&self, number: u64, now: Time) {
+        self.state().try_ended(number, now);
     }
 
     /// Marks a reading as given out; whether it differs from what was given out before.
@@ -79,18 +79,27 @@ impl Held {
         self.state().reading.as_ref().map(|(_, registry)| Arc::clone(registry))
     }
 
-    /// Whether what is held answers for now: it was read, after our own writes, and tried not
-    /// longer than `oldest` ago.
+    /// Whether to answer from what is held, rather than to read: that was tried after our own
+    /// writes and not longer than `oldest` ago. `None`: somebody else keeps trying, so that nobody
+    /// need wait even when nothing could be read yet.
     pub(super) fn is_current(&self, now: Time, oldest: Option<Duration>) -> bool {
         let written = self.written.load(Ordering::SeqCst);
         let state = self.state();
-        let is_recent = |tried: Time| oldest.is_none_or(|oldest| now.since(tried) < oldest);
-        state.reading.as_ref().is_some_and(|(number, _)| *number >= written)
-            && state.tried.is_some_and(is_recent)
+        let Some((number, at)) = state.tried else { return false };
+        let is_recent = oldest.is_none_or(|oldest| now.since(at) < oldest);
+        number >= written && is_recent && (state.reading.is_some() || oldest.is_none())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn try_ended(&mut self, number: u64, now: Time) {
+        if self.tried.is_none_or(|(latest, _)| latest <= number) {
+            self.tried = Some((number, now));
+        }
     }
 }
 
@@ -129,6 +138,18 @@ mod tests {
         let oldest = Some(Duration::from_secs(5));
         assert!(held.is_current(NOW + Duration::from_secs(4), oldest));
         assert!(!held.is_current(NOW + Duration::from_secs(5), oldest));
+        held.wrote();
+        held.missed(held.number(), NOW);
+        assert!(held.is_current(NOW, oldest), "what was read before, when it cannot be read now");
+    }
+
+    #[test]
+    fn who_has_nothing_tries_again_unless_somebody_else_does() {
+        let held = Held::default();
+        assert!(!held.is_current(NOW, None), "nobody has tried yet");
+        held.missed(held.number(), NOW);
+        assert!(!held.is_current(NOW, Some(Duration::MAX)));
+        assert!(held.is_current(NOW, None));
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl Shared {
         let registry = match read.await {
             Ok(registry) => Arc::new(registry),
             Err(error) => {
-                self.held.missed(clock::now());
+                self.held.missed(number, clock::now());
                 self.failures.fetch_add(1, Ordering::SeqCst);
                 return Err(error);
             }
