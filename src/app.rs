@@ -8,6 +8,7 @@ mod probes;
 mod refusals;
 mod registry;
 mod rules;
+mod store;
 mod summary;
 
 use std::io;
@@ -22,13 +23,13 @@ use tokio::task::JoinSet;
 
 pub use listeners::AppError;
 pub use rules::rules;
+pub use store::{Store, open_once};
 
 use crate::adapters::inbound::listener::{BindError, Listener};
 use crate::adapters::inbound::metrics::{self as metrics_listener, Source};
 use crate::adapters::inbound::worker::{Ending, Worker};
 use crate::adapters::outbound::PrometheusMetricsStore;
 use crate::adapters::outbound::geo::{EmbeddedGeo, GeoError, MmdbGeo};
-use crate::adapters::outbound::sqlite::{Access, SqliteBackendRepository};
 use crate::application::account::Format;
 use crate::application::admission::ClientCounts;
 use crate::application::connect::Demotions;
@@ -38,7 +39,7 @@ use crate::application::upstreams::{Roster, Tables};
 use crate::clock;
 use crate::config::{Config, LogFormat, Settings};
 use crate::domain::affinity::Affinity;
-use crate::domain::ports::{BackendRepository, CountryLookup, Registry, RepositoryError};
+use crate::domain::ports::{CountryLookup, Registry, RepositoryError};
 use crate::infrastructure::log_sink::LogSink;
 use crate::infrastructure::reactor::Reactor;
 use crate::infrastructure::{ShutdownController, descriptors, shutdown_signal};
@@ -107,7 +108,7 @@ impl Edge {
         let max_connections = max_connections(settings, workers, descriptors);
 
         let database = country_database(&config)?;
-        let repository = SqliteBackendRepository::open(&settings.db_path, Access::Create)?;
+        let Store { repository, hints } = Store::open(settings).await?;
         let registry = repository.load().await?;
         summary::skipped(&registry);
 
@@ -153,7 +154,7 @@ impl Edge {
             config: &config,
             addrs: &addrs,
             registry: &registry,
-            repository: &repository,
+            repository: &*repository,
             geo: &*database,
             max_connections,
             workers: workers.len(),
@@ -176,6 +177,7 @@ impl Edge {
         let checks = Checks::new(&config, Arc::clone(&shared), Arc::clone(&workers));
         let sync = registry::Sync {
             repository,
+            hints,
             registry,
             roster,
             rules,
@@ -190,7 +192,7 @@ impl Edge {
             let path = settings.metrics_path.clone();
             control.spawn(metrics_listener::serve(socket, path, Arc::clone(&metrics))?);
         }
-        control.spawn(sync.run(Arc::clone(&shared), settings.db_reload_secs.get()));
+        control.spawn(sync.run(Arc::clone(&shared), Store::interval(settings)));
         let meters = Arc::clone(&shared.meters);
         control.spawn(probes::run(demoted, meters, settings.circuit_breaker_enabled));
         control.spawn(refusals::run(Arc::clone(&workers), access_log.clone()));

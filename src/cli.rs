@@ -149,10 +149,12 @@ fn run_backends(
     command: backends::Backends,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    use crate::adapters::outbound::sqlite::{Access, SqliteBackendRepository};
+    use crate::adapters::outbound::sqlite::Access;
     let config = load(file)?;
     let access = if command.creates() { Access::Create } else { Access::Existing };
-    let repo = SqliteBackendRepository::open(&config.settings.db_path, access)?;
-    let outcome = runtime()?.block_on(backends::run(command, &repo, out))?;
+    let outcome = runtime()?.block_on(async {
+        let repo = crate::app::open_once(&config.settings, access).await?;
+        backends::run(command, &*repo, out).await
+    })?;
     Ok(outcome.exit_code())
 }

@@ -1,7 +1,10 @@
 //! What edgeProxy reads and writes outside itself.
 
 pub mod geo;
+mod leases;
+pub mod postgres;
 pub mod prometheus;
 pub mod sqlite;
 
+pub use postgres::{PostgresBackendRepository, PostgresConfig};
 pub use prometheus::PrometheusMetricsStore;

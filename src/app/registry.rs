@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::health::Checks;
 use super::listeners::Listening;
 use super::metrics::RegistryState;
 use super::{summary, unix_now};
-use crate::adapters::outbound::sqlite::SqliteBackendRepository;
 use crate::application::proxy::{Shared, Snapshot};
 use crate::application::upstreams::{Roster, Rules, Tables};
 use crate::clock;
@@ -17,7 +18,9 @@ use crate::domain::{Backend, BackendId};
 
 /// What is needed to make tables of what is read.
 pub(super) struct Sync {
-    pub repository: SqliteBackendRepository,
+    pub repository: Box<dyn BackendRepository>,
+    /// Tells of changes sooner than the next look, where the store can.
+    pub hints: Option<watch::Receiver<u64>>,
     pub registry: Registry,
     pub roster: Roster,
     pub rules: Rules,
@@ -35,7 +38,7 @@ impl Sync {
         let mut complaint: Option<String> = None;
         self.in_force(&shared.snapshot.load().tables);
         loop {
-            tokio::time::sleep(self.next_look(interval)).await;
+            self.wait(interval).await;
             match self.repository.load_if_changed().await {
                 Ok(read) => {
                     if complaint.take().is_some() {
@@ -60,6 +63,24 @@ impl Sync {
                     }
                 }
             }
+        }
+    }
+
+    /// Until the next look is due, or the store says that something has changed.
+    async fn wait(&mut self, interval: Duration) {
+        let due = tokio::time::sleep(self.next_look(interval));
+        let hint = async {
+            let told = match &mut self.hints {
+                Some(hints) => hints.changed().await.is_ok(),
+                None => false,
+            };
+            if !told {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = due => {}
+            () = hint => {}
         }
     }
 

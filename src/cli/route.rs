@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::bail;
 use clap::Args;
 
-use crate::adapters::outbound::sqlite::{Access, SqliteBackendRepository};
+use crate::adapters::outbound::sqlite::Access;
 use crate::app;
 use crate::application::explain::{Explanation, explain};
 use crate::application::locate::Geo;
@@ -16,7 +16,7 @@ use crate::application::upstreams::{AppTable, Tables};
 use crate::clock;
 use crate::config::Config;
 use crate::domain::App;
-use crate::domain::ports::{BackendRepository, Registry};
+use crate::domain::ports::{Registry, RepositoryError};
 
 /// Asks where a client would go.
 #[derive(Args)]
@@ -43,9 +43,11 @@ pub(super) struct Route {
 impl Route {
     pub(super) fn run(self, file: Option<PathBuf>, out: &mut dyn Write) -> anyhow::Result<u8> {
         let config = super::load(file)?;
-        let repo = SqliteBackendRepository::open(&config.settings.db_path, Access::ReadOnly)?;
-        let mut registry = super::runtime()?.block_on(repo.load())?;
-        eprintln!("{}, offline: load, probes and affinity unknown", repo.describe());
+        let (store, mut registry) = super::runtime()?.block_on(async {
+            let repo = app::open_once(&config.settings, Access::ReadOnly).await?;
+            Ok::<_, RepositoryError>((repo.describe(), repo.load().await?))
+        })?;
+        eprintln!("{store}, offline: load, probes and affinity unknown");
         for row in &registry.skipped {
             eprintln!("skipped {row}");
         }

@@ -19,7 +19,7 @@ pub(super) const NAMES: [&str; 6] =
     ["listener", "certificate", "regions", "geo_override", "backend", "app"];
 
 const BACKENDS: &str = "backends in the file are not in this version; \
-                        they are read from the SQLite registry";
+                        they are read from the registry";
 
 /// The columns of a backend, as its operator writes them.
 const COLUMNS: [&str; 13] = [

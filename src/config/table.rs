@@ -22,8 +22,6 @@ pub(super) const PROXY_PROTOCOL: &str =
 pub(super) const TLS: &str = "TLS is not in this version; nothing listens on the TLS address";
 const WATCH: &str =
     "watching the configuration file is not in this version; a change needs a restart";
-const POSTGRES: &str =
-    "PostgreSQL is not in this version; backends are read from the SQLite registry";
 const STATE: &str = "nothing is stored in the state folder in this version";
 const API: &str = "the control API is not in this version; nothing listens on the API address";
 
@@ -188,25 +186,25 @@ settings! {
         "How often the file is looked at, in seconds.";
 
     postgres_enabled: bool = "false", EDGEPROXY_POSTGRES_ENABLED, "postgres.enabled", restart,
-        later(POSTGRES, |s| s.postgres_enabled),
+        now,
         "Keep the registry in PostgreSQL.";
     postgres_url: Option<Secret> = "(required when enabled)", EDGEPROXY_POSTGRES_URL,
-        "postgres.url", restart, later(POSTGRES),
+        "postgres.url", restart, now,
         "Database address, `postgres://user:password@host:5432/name`.";
     postgres_max_connections: Whole<1, 1000> = "10", EDGEPROXY_POSTGRES_MAX_CONNECTIONS,
-        "postgres.max_connections", restart, later(POSTGRES),
+        "postgres.max_connections", restart, now,
         "Most connections to the database.";
     postgres_min_connections: Whole<0, 1000> = "2", EDGEPROXY_POSTGRES_MIN_CONNECTIONS,
-        "postgres.min_connections", restart, later(POSTGRES),
+        "postgres.min_connections", restart, now,
         "Connections to the database that are kept open.";
     postgres_connect_timeout_secs: Seconds<1, 300> = "5", EDGEPROXY_POSTGRES_CONNECT_TIMEOUT_SECS,
-        "postgres.connect_timeout_secs", restart, later(POSTGRES),
+        "postgres.connect_timeout_secs", restart, now,
         "Longest wait for the database to accept, in seconds.";
     postgres_query_timeout_secs: Seconds<1, HOUR> = "10", EDGEPROXY_POSTGRES_QUERY_TIMEOUT_SECS,
-        "postgres.query_timeout_secs", restart, later(POSTGRES),
+        "postgres.query_timeout_secs", restart, now,
         "Longest wait for an answer, in seconds.";
     postgres_reload_secs: Seconds<1, DAY> = "5", EDGEPROXY_POSTGRES_RELOAD_SECS,
-        "postgres.reload_secs", restart, later(POSTGRES),
+        "postgres.reload_secs", restart, now,
         "How often the whole table is read, in seconds.";
 
     tls_enabled: bool = "false", EDGEPROXY_TLS_ENABLED, "tls.enabled", restart,

@@ -307,8 +307,7 @@ fn the_metrics_do_not_take_the_place_of_what_is_served_beside_them() {
 fn asking_for_what_is_not_in_this_version_is_noted_and_not_asking_is_not() {
     let quiet = env(&[
         ("EDGEPROXY_MODE", "tcp"),
-        ("EDGEPROXY_POSTGRES_ENABLED", "no"),
-        ("EDGEPROXY_POSTGRES_MAX_CONNECTIONS", "5"),
+        ("EDGEPROXY_TLS_ENABLED", "no"),
         ("EDGEPROXY_PROXY_PROTOCOL", "off"),
         ("EDGEPROXY_STATE_DIR", "/state"),
         ("EDGEPROXY_API_TOKEN", "t"),
@@ -343,6 +342,8 @@ fn asking_for_what_works_is_not_noted() {
         ("EDGEPROXY_HEALTH_CHECK_ENABLED", "true"),
         ("EDGEPROXY_HEALTH_CLOSE_CONNECTIONS", "true"),
         ("EDGEPROXY_SLOW_START_SECS", "30"),
+        ("EDGEPROXY_POSTGRES_ENABLED", "true"),
+        ("EDGEPROXY_POSTGRES_URL", "postgres://u@db/e"),
         ("EDGEPROXY_POOL_ENABLED", "true"),
         ("EDGEPROXY_METRICS_ENABLED", "true"),
     ]);

@@ -1,6 +1,7 @@
 //! Whole-process tests: each starts the real binary, and looks at it from outside only: its
 //! connections, its exit code, its log and what the system says of its process. Only `decision`
-//! looks inside, where nothing can be seen from outside.
+//! looks inside, where nothing can be seen from outside, and `repository` and `postgres` test a part
+//! that other programs use as well.
 
 #![expect(
     clippy::disallowed_methods,
@@ -19,7 +20,10 @@ mod limits;
 mod listeners;
 mod metrics;
 mod pool;
+mod pops;
+mod postgres;
 mod rate_limit;
+mod repository;
 mod routing;
 mod shutdown;
 mod slow_start;

@@ -5,7 +5,9 @@ mod client;
 mod edge;
 mod http;
 mod lines;
+mod logged;
 mod metrics;
+pub mod postgres;
 mod process;
 mod registry;
 mod site;
@@ -17,6 +19,7 @@ pub use backend::{Backend, BlackHole, Refusing};
 pub use client::{Client, Visit, reset};
 pub use edge::Edge;
 pub use http::ask;
+pub use logged::Logged;
 pub use metrics::Metrics;
 pub use process::{connections_to, raise_descriptor_limit};
 pub use registry::Row;
@@ -40,6 +43,18 @@ pub fn within<T>(deadline: Duration, what: &str, mut look: impl FnMut() -> Optio
         }
         assert!(begun.elapsed() < deadline, "not within {deadline:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The same for what takes a future to look at.
+pub async fn comes_true<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

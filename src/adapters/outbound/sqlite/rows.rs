@@ -1,21 +1,16 @@
 //! Reading: whatever storage class a value has, it becomes a raw row, and is judged there.
 
-use std::collections::HashMap;
-
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 
 use super::schema::{self, BACKENDS, STATE};
 use super::store::explain;
-use crate::domain::backend::{Number, RawRow, SkippedRow, parse_rows};
+use crate::adapters::outbound::leases::{Leases, lease, registry};
+use crate::domain::backend::{Number, RawRow};
 use crate::domain::ports::Registry;
-use crate::domain::{AdminState, Lease};
 
 pub(super) const NO_TABLE: &str = "has no table `backends`; \
     `edge-proxy backends add` or `edge-proxy run` creates it";
-
-/// Leases by backend id; what is wrong with those that do not parse.
-type Leases = HashMap<String, Result<Lease, String>>;
 
 /// Whether the file holds a registry at all.
 pub(super) fn check(connection: &Connection) -> Result<(), String> {
@@ -27,20 +22,8 @@ pub(super) fn read(connection: &mut Connection) -> Result<Registry, String> {
     let snapshot = connection.transaction().map_err(|error| explain(&error))?;
     let select = select_backends(&snapshot)?;
     let rows = collect(&snapshot, &select, raw_row)?;
-    let (mut backends, mut skipped) = parse_rows(rows);
-    let mut leases = read_leases(&snapshot)?;
-    backends.retain_mut(|backend| match leases.remove(backend.id.as_str()) {
-        None => true,
-        Some(Ok(lease)) => {
-            backend.lease = Some(lease);
-            true
-        }
-        Some(Err(reason)) => {
-            skipped.push(SkippedRow { row: backend.id.to_string(), reason });
-            false
-        }
-    });
-    Ok(Registry { backends, skipped })
+    let leases = read_leases(&snapshot)?;
+    Ok(registry(rows, leases))
 }
 
 fn select_backends(connection: &Connection) -> Result<String, String> {
@@ -116,29 +99,4 @@ fn number(value: ValueRef<'_>) -> Option<Number> {
     }
     let written = text(value)?;
     Some(written.trim().parse().map_or(Number::Other(written), Number::Whole))
-}
-
-fn lease(
-    generation: Option<Number>,
-    expires_at: Option<Number>,
-    admin_state: Option<&str>,
-) -> Result<Lease, String> {
-    let admin_state = match admin_state {
-        None | Some("ready") => AdminState::Ready,
-        Some("drain") => AdminState::Drain,
-        Some("maint") => AdminState::Maint,
-        Some(other) => {
-            return Err(format!("admin_state = {other:?}: must be ready, drain or maint"));
-        }
-    };
-    let generation = whole(generation, "generation")?.unwrap_or(0);
-    Ok(Lease { generation, expires_at: whole(expires_at, "lease_expires_at")?, admin_state })
-}
-
-fn whole(given: Option<Number>, column: &str) -> Result<Option<i64>, String> {
-    match given {
-        None => Ok(None),
-        Some(Number::Whole(whole)) => Ok(Some(whole)),
-        Some(Number::Other(text)) => Err(format!("{column} = {text:?}: must be a whole number")),
-    }
 }
