@@ -45,7 +45,8 @@ use crate::infrastructure::reactor::Reactor;
 use crate::infrastructure::{ShutdownController, descriptors, shutdown_signal};
 use health::Checks;
 use listeners::Listening;
-use metrics::{Metrics, RegistryState};
+use metrics::Metrics;
+use registry::RegistryState;
 
 /// Clients whose backend is remembered, at about 100 bytes each.
 const BINDINGS: usize = 1 << 19;

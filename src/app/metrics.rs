@@ -3,16 +3,17 @@
 mod process;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::registry::RegistryState;
 use crate::adapters::inbound::metrics::Source;
 use crate::adapters::inbound::worker::Worker;
 use crate::adapters::outbound::PrometheusMetricsStore;
 use crate::adapters::outbound::prometheus::{Kind, Open, Page, Seconds};
 use crate::application::account::Reason;
 use crate::application::proxy::{Shared, Snapshot};
-use crate::application::upstreams::{AppTable, Row, Upstream};
+use crate::application::upstreams::{AppTable, Row};
 use crate::clock;
 use crate::domain::balance::{Load, Standing};
 use crate::domain::time::Time;
@@ -33,40 +34,6 @@ pub(super) struct Metrics {
     pub geo_built: Option<u64>,
     /// Set when the process has been asked to stop.
     pub stopping: Arc<AtomicBool>,
-}
-
-/// How the registry stands, for whoever asks.
-#[derive(Debug, Default)]
-pub(super) struct RegistryState {
-    read_at: AtomicU64,
-    failing: AtomicBool,
-    skipped: AtomicUsize,
-    known: Mutex<Vec<Weak<Upstream>>>,
-}
-
-impl RegistryState {
-    /// The registry was read, or found unchanged.
-    pub fn is_good(&self, skipped: usize, now: Time) {
-        self.read_at.store(now.nanos(), Ordering::Relaxed);
-        self.skipped.store(skipped, Ordering::Relaxed);
-        self.failing.store(false, Ordering::Relaxed);
-    }
-
-    /// The registry could not be read.
-    pub fn fails(&self) {
-        self.failing.store(true, Ordering::Relaxed);
-    }
-
-    /// New tables were put in force, and these are all backends that anything is observed of.
-    pub fn knows(&self, upstreams: impl Iterator<Item = Arc<Upstream>>) {
-        let all = upstreams.map(|upstream| Arc::downgrade(&upstream)).collect();
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = all;
-    }
-
-    fn known(&self) -> Vec<Arc<Upstream>> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.iter().filter_map(Weak::upgrade).collect()
-    }
 }
 
 /// Connections open now.
@@ -285,14 +252,14 @@ impl Metrics {
     /// How this process stands.
     fn standing(&self, page: &mut Page, now: Time) {
         let registry = &self.registry;
-        let age = now.since(Time::from_nanos(registry.read_at.load(Ordering::Relaxed)));
+        let age = registry.age(now);
         let mut gauge = |name, help, value: &dyn std::fmt::Display| {
             page.family(name, Kind::Gauge, help).sample(&[], value);
         };
         gauge(
             "edgeproxy_registry_up",
             "Whether the registry could be read the last time.",
-            &u8::from(!registry.failing.load(Ordering::Relaxed)),
+            &u8::from(registry.is_up()),
         );
         gauge(
             "edgeproxy_registry_age_seconds",
@@ -302,7 +269,7 @@ impl Metrics {
         gauge(
             "edgeproxy_registry_rows_skipped",
             "Rows of the registry that are left out because something is wrong with them.",
-            &registry.skipped.load(Ordering::Relaxed),
+            &registry.skipped(),
         );
         gauge(
             "edgeproxy_registry_change_held",

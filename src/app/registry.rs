@@ -1,19 +1,20 @@
 //! Keeps the tables in step with the registry.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::health::Checks;
 use super::listeners::Listening;
-use super::metrics::RegistryState;
 use super::{summary, unix_now};
 use crate::application::proxy::{Shared, Snapshot};
-use crate::application::upstreams::{Roster, Rules, Tables};
+use crate::application::upstreams::{Roster, Rules, Tables, Upstream};
 use crate::clock;
 use crate::domain::ports::{BackendRepository, Registry};
+use crate::domain::time::Time;
 use crate::domain::{Backend, BackendId};
 
 /// What is needed to make tables of what is read.
@@ -117,6 +118,56 @@ impl Sync {
         let next = self.expiries().filter(|at| *at > now).min();
         let until = next.and_then(|at| u64::try_from(at - now).ok()).map(Duration::from_secs);
         until.map_or(interval, |until| until.min(interval))
+    }
+}
+
+/// How the registry stands, for whoever asks.
+#[derive(Debug, Default)]
+pub(super) struct RegistryState {
+    read_at: AtomicU64,
+    failing: AtomicBool,
+    skipped: AtomicUsize,
+    known: Mutex<Vec<Weak<Upstream>>>,
+}
+
+impl RegistryState {
+    /// The registry was read, or found unchanged.
+    pub fn is_good(&self, skipped: usize, now: Time) {
+        self.read_at.store(now.nanos(), Ordering::Relaxed);
+        self.skipped.store(skipped, Ordering::Relaxed);
+        self.failing.store(false, Ordering::Relaxed);
+    }
+
+    /// The registry could not be read.
+    pub fn fails(&self) {
+        self.failing.store(true, Ordering::Relaxed);
+    }
+
+    /// New tables were put in force, and these are all backends that anything is observed of.
+    pub fn knows(&self, upstreams: impl Iterator<Item = Arc<Upstream>>) {
+        let all = upstreams.map(|upstream| Arc::downgrade(&upstream)).collect();
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = all;
+    }
+
+    /// Time since the registry was last known to be as the tables in force say.
+    pub fn age(&self, now: Time) -> Duration {
+        now.since(Time::from_nanos(self.read_at.load(Ordering::Relaxed)))
+    }
+
+    /// Whether it could be read the last time.
+    pub fn is_up(&self) -> bool {
+        !self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Rows that are left out.
+    pub fn skipped(&self) -> usize {
+        self.skipped.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that are still there.
+    pub fn known(&self) -> Vec<Arc<Upstream>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().filter_map(Weak::upgrade).collect()
     }
 }
 

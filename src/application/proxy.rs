@@ -200,7 +200,7 @@ impl Proxy {
     /// Whether one more connection could be dialled: a descriptor is held for it.
     pub fn has_spare(&mut self, now: Time) -> bool {
         self.spare.restock() || {
-            self.is_short_of_descriptors(now);
+            self.leave_descriptors_to_clients(now);
             self.spare.restock()
         }
     }

@@ -3,10 +3,11 @@
 use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread;
 use std::time::Duration;
 
-use crate::support::{Backend, BlackHole, Client, Edge, Metrics, Refusing, Row, Site, reset};
+use crate::support::{
+    Backend, BlackHole, Client, Edge, Metrics, Refusing, Row, Site, eventually, reset,
+};
 
 const CLOSED: u64 = 0;
 const HALF_OPEN: u64 = 1;
@@ -293,26 +294,26 @@ fn after_the_timeout_three_trials_are_made_at_most_and_three_successes_close_it(
 
     // Trials stay undecided for a second, as the backend neither serves nor resets.
     let mut clients: Vec<Client> = Vec::new();
-    while trials() < 3 {
+    eventually("three trials are made", || {
         clients.push(edge.client());
-        thread::sleep(Duration::from_millis(1));
-    }
+        (trials() >= 3).then_some(())
+    });
     for _ in 0..30 {
         clients.push(edge.client());
     }
-    let mut greeted = 0;
-    loop {
+    let mut on_trial = 0;
+    eventually("it closes", || {
         // First how many there were, then what that was in.
         let (made, metrics) = (trials(), edge.metrics());
         if state(&metrics, "moody") == CLOSED {
-            break;
+            return Some(());
         }
         assert_eq!(state(&metrics, "moody"), HALF_OPEN);
         assert!(made <= 3, "{made} trials");
-        greeted += 1;
-        thread::sleep(Duration::from_millis(10));
-    }
-    assert!(greeted > 1, "three trials under way are not three successes");
+        on_trial += 1;
+        None
+    });
+    assert!(on_trial > 1, "three trials under way are not three successes");
     edge.wait_for_log("circuit breaker closes");
 }
 
@@ -329,7 +330,7 @@ fn a_greeting_is_a_success_and_the_third_closes_it() {
     moody.becomes(GREETS);
     wait_for(&edge, "moody", HALF_OPEN);
     for success in 1..=3 {
-        while edge.visit().unwrap().served_by != "moody" {}
+        eventually("it is tried", || (edge.visit().unwrap().served_by == "moody").then_some(()));
         if success < 3 {
             assert_eq!(state(&edge.metrics(), "moody"), HALF_OPEN, "after {success}");
         }

@@ -115,9 +115,11 @@ impl Lag {
 
     fn note(&self, busy: Duration, now: Time) {
         let [before, running] = &self.longest;
-        if now.since(Time::from_nanos(self.begun.load(Ordering::Relaxed))) >= Self::WINDOW {
+        let passed = now.since(Time::from_nanos(self.begun.load(Ordering::Relaxed)));
+        if passed >= Self::WINDOW {
             self.begun.store(now.nanos(), Ordering::Relaxed);
-            before.store(running.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+            let last = running.swap(0, Ordering::Relaxed);
+            before.store(if passed < 2 * Self::WINDOW { last } else { 0 }, Ordering::Relaxed);
         }
         let nanos = u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX);
         if nanos > running.load(Ordering::Relaxed) {
@@ -229,7 +231,7 @@ fn accept(listener: &mut Listener, proxy: &mut Proxy, now: Time) {
         });
     });
     if listener.paused_until().is_some() {
-        proxy.is_short_of_descriptors(now);
+        proxy.leave_descriptors_to_clients(now);
         let _ = proxy.reactor().unwatch(listener.socket());
     }
 }

@@ -43,18 +43,11 @@ impl Proxy {
         now: Time,
     ) {
         for _ in 0..if found_warm { 1 } else { 2 } {
-            if upstream.warm() >= keeper.rules.most {
-                return;
-            }
-            let suits = upstream.is_seated()
-                && upstream.health().is_healthy()
-                && !upstream.dials().demoted(now)
-                && upstream.breaker().admits(now)
-                && now >= self.no_warming_until;
-            if !suits
-                || self.forcing.is_some()
-                || !self.begin_warm(upstream, hard_limit, keeper, now)
-            {
+            let wanted = upstream.warm() < keeper.rules.most
+                && now >= self.no_warming_until
+                && self.forcing.is_none()
+                && upstream.may_be_warm(now);
+            if !wanted || !self.begin_warm(upstream, hard_limit, keeper, now) {
                 return;
             }
         }
@@ -88,7 +81,7 @@ impl Proxy {
             Some(Err(error)) => {
                 self.connections.free(id);
                 if connect::is_local(error) {
-                    self.is_short_of_descriptors(now);
+                    self.no_warming_until = now + SHORTAGE;
                 } else {
                     self.warm_failed(upstream, Some(error), now);
                 }
@@ -155,11 +148,7 @@ impl Proxy {
             self.shared.snapshot.load().warm.is_some() && self.forcing.is_none() && now >= short;
         let mut over = Vec::new();
         for (id, Warming { upstream, until, .. }) in &self.warm {
-            let suits = upstream.is_seated()
-                && upstream.health().is_healthy()
-                && !upstream.dials().demoted(now)
-                && upstream.breaker().admits(now);
-            if !keeps || !suits || *until <= now {
+            if !keeps || *until <= now || !upstream.may_be_warm(now) {
                 over.push(*id);
             }
             over.append(&mut upstream.lost_warm(self.number));
@@ -169,8 +158,8 @@ impl Proxy {
         }
     }
 
-    /// Gives the descriptors of all workers' warm connections to clients.
-    pub fn is_short_of_descriptors(&mut self, now: Time) {
+    /// Has all workers close their warm connections, because there are no descriptors for clients.
+    pub fn leave_descriptors_to_clients(&mut self, now: Time) {
         let until = (now + SHORTAGE).nanos();
         self.shared.short_of_descriptors.fetch_max(until, Ordering::Relaxed);
         self.sweep_warm(now);

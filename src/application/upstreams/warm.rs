@@ -2,7 +2,7 @@
 //! own, and at the hard limit any worker may close another's to make room.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -49,16 +49,12 @@ impl WarmRules {
 #[derive(Debug, Default)]
 pub(super) struct Warm {
     shelves: OnceLock<Box<[Mutex<Shelf>]>>,
-    closed_unused: Mutex<ClosedUnused>,
+    /// How often the backend closed connections before a client came, in a row.
+    closed_unused: AtomicU32,
+    /// When it did so last, in nanoseconds.
+    closed_at: AtomicU64,
     /// Until when none are made, in nanoseconds.
     rests_until: AtomicU64,
-}
-
-/// How often the backend closed connections before a client came, in a row.
-#[derive(Debug, Default)]
-struct ClosedUnused {
-    times: u32,
-    last: Time,
 }
 
 /// One worker's warm connections to one backend.
@@ -164,7 +160,10 @@ impl Upstream {
         let kept = taken.map(|(kept, place)| {
             shelf.ready.free(place);
             move_place(self.places());
-            self.closed().times = 0;
+            // A read first: no other worker's line is taken where there is nothing to forget.
+            if self.warm.closed_unused.load(Ordering::Relaxed) != 0 {
+                self.warm.closed_unused.store(0, Ordering::Relaxed);
+            }
             kept
         });
         for _ in retired.drain(..) {
@@ -191,22 +190,28 @@ impl Upstream {
     /// too often: it is not warmed for the next ten minutes.
     #[must_use]
     pub fn closed_unused(&self, now: Time) -> bool {
-        let mut closed = self.closed();
-        if closed.times > 0 && now.since(closed.last) < ONCE {
+        let Warm { closed_unused, closed_at, rests_until, .. } = &self.warm;
+        let last = Time::from_nanos(closed_at.load(Ordering::Relaxed));
+        let times = closed_unused.load(Ordering::Relaxed);
+        if times > 0 && now.since(last) < ONCE {
             return false;
         }
-        closed.last = now;
-        closed.times += 1;
-        if closed.times < GIVES_UP_AFTER {
-            return false;
+        closed_at.store(now.nanos(), Ordering::Relaxed);
+        let gives_up = times + 1 >= GIVES_UP_AFTER;
+        closed_unused.store(if gives_up { 0 } else { times + 1 }, Ordering::Relaxed);
+        if gives_up {
+            rests_until.store((now + REST).nanos(), Ordering::Relaxed);
         }
-        closed.times = 0;
-        self.warm.rests_until.store((now + REST).nanos(), Ordering::Relaxed);
-        true
+        gives_up
     }
 
-    fn closed(&self) -> MutexGuard<'_, ClosedUnused> {
-        self.warm.closed_unused.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether warm connections to it make sense now.
+    #[must_use]
+    pub fn may_be_warm(&self, now: Time) -> bool {
+        self.is_seated()
+            && self.health().is_healthy()
+            && !self.dials().demoted(now)
+            && self.breaker().admits(now)
     }
 
     /// Closes a warm connection, whichever worker's, and makes its place a client's.

@@ -85,7 +85,10 @@ impl deadpool_postgres::Connect for PoolDialer {
                 // What goes wrong with it is told to whoever waits for an answer.
                 let _ = connection.await;
             };
-            #[expect(clippy::disallowed_methods, reason = "the pool ends it with its connection")]
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the pool asks for the task, and ends it with its connection"
+            )]
             Ok((client, tokio::spawn(drive)))
         })
     }

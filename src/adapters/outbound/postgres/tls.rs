@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use self::verify::{Chain, Unverified};
+use self::verify::{Chain, Verifier};
 
 pub(super) use self::stream::{Connector, TlsFailed, TlsStream};
 
@@ -108,15 +108,10 @@ impl Security {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?;
-        let builder = match (&self.roots, self.mode) {
-            (None, _) => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Unverified::new(&provider))),
-            (Some(roots), mode) => {
-                let verifier = chain(roots, mode == Mode::VerifyFull, &provider)?;
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
-            }
-        };
+        let with_name = self.mode == Mode::VerifyFull;
+        let chain = self.roots.as_ref().map(|roots| chain(roots, with_name)).transpose()?;
+        let verifier = Arc::new(Verifier::new(chain, &provider));
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => {
@@ -133,7 +128,7 @@ impl Security {
     }
 }
 
-fn chain(roots: &Roots, with_name: bool, provider: &CryptoProvider) -> Result<Chain, String> {
+fn chain(roots: &Roots, with_name: bool) -> Result<Chain, String> {
     let trusted = match roots {
         Roots::File(path) => certificates(path, "sslrootcert")?,
         Roots::System => rustls_native_certs::load_native_certs().certs,
@@ -141,7 +136,7 @@ fn chain(roots: &Roots, with_name: bool, provider: &CryptoProvider) -> Result<Ch
     let mut store = RootCertStore::empty();
     let (usable, _) = store.add_parsable_certificates(trusted.iter().cloned());
     match roots {
-        _ if usable > 0 => Ok(Chain::new(store, trusted, with_name, provider)),
+        _ if usable > 0 => Ok(Chain { roots: store, trusted, with_name }),
         Roots::System => Err("sslrootcert=system: this system trusts nobody; \
             install its ca-certificates"
             .into()),

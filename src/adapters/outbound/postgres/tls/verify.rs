@@ -9,93 +9,48 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-/// Believes every certificate: what is read is safe from those who only listen.
+/// Believes every certificate, which makes what is read safe from those who only listen, or those
+/// that a chain leads to.
 #[derive(Debug)]
-pub(super) struct Unverified {
+pub(super) struct Verifier {
+    chain: Option<Chain>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// Believes a certificate that somebody trusted has signed.
+/// What a certificate must be signed by.
 #[derive(Debug)]
 pub(super) struct Chain {
-    roots: RootCertStore,
+    pub roots: RootCertStore,
     /// What the roots were made of.
-    trusted: Vec<CertificateDer<'static>>,
+    pub trusted: Vec<CertificateDer<'static>>,
     /// Whether it must also be for the host that was asked for.
-    with_name: bool,
-    algorithms: WebPkiSupportedAlgorithms,
+    pub with_name: bool,
 }
 
-impl Unverified {
-    pub(super) fn new(provider: &CryptoProvider) -> Self {
-        Self { algorithms: provider.signature_verification_algorithms }
+impl Verifier {
+    /// Without a `chain` every certificate is believed.
+    pub(super) fn new(chain: Option<Chain>, provider: &CryptoProvider) -> Self {
+        Self { chain, algorithms: provider.signature_verification_algorithms }
     }
 }
 
 impl Chain {
-    pub(super) fn new(
-        roots: RootCertStore,
-        trusted: Vec<CertificateDer<'static>>,
-        with_name: bool,
-        provider: &CryptoProvider,
-    ) -> Self {
-        let algorithms = provider.signature_verification_algorithms;
-        Self { roots, trusted, with_name, algorithms }
-    }
-}
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, signature, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
-impl ServerCertVerifier for Chain {
-    fn verify_server_cert(
+    fn check(
         &self,
         cert: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         name: &ServerName<'_>,
-        _: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> Result<(), Error> {
         let parsed = ParsedCertificate::try_from(cert)?;
-        let algorithms = self.algorithms.all;
+
         match verify_server_cert_signed_by_trust_anchor(
             &parsed,
             &self.roots,
             intermediates,
             now,
-            algorithms,
+            algorithms.all,
         ) {
             // A server's own certificate given as the root, as `openssl req -x509` makes it, calls
             // itself an authority. OpenSSL takes it, webpki does not. (Its times were checked
@@ -106,6 +61,22 @@ impl ServerCertVerifier for Chain {
         }
         if self.with_name {
             verify_server_name(&parsed, name)?;
+        }
+        Ok(())
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        cert: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if let Some(chain) = &self.chain {
+            chain.check(cert, intermediates, name, now, self.algorithms)?;
         }
         Ok(ServerCertVerified::assertion())
     }
