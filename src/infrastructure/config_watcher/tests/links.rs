@@ -60,7 +60,10 @@ async fn a_link_to_a_file_elsewhere_changes_with_either() {
 async fn a_folder_that_is_replaced_is_watched_as_the_one_before() {
     for mut site in Site::both() {
         fs::create_dir(site.path("etc")).unwrap();
-        site.holding("etc/config.toml", "one").await;
+        site.holding("etc/config.toml", "zero").await;
+        // That this is heard says that the kernel tells by now.
+        site.write("etc/config.toml", "one");
+        site.expect("etc/config.toml").await;
         fs::create_dir(site.path("new")).unwrap();
         site.write("new/config.toml", "two");
         fs::rename(site.path("etc"), site.path("old")).unwrap();
