@@ -3,6 +3,7 @@
 
 mod app;
 mod check;
+mod diff;
 mod document;
 mod error;
 mod help;
@@ -22,6 +23,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use app::{AppConfig, HealthConfig};
+pub use diff::{Change, Subject, diff};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use help::{readme_table, template};
 pub use list::{Addresses, Cidrs};

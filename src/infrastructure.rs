@@ -1,6 +1,7 @@
 //! Building blocks that know nothing of this product's connections.
 
 pub mod circuit_breaker;
+pub mod config_watcher;
 pub mod connection_pool;
 pub mod descriptors;
 pub mod health_checker;
@@ -13,6 +14,7 @@ pub mod shutdown;
 pub mod slab;
 
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerConfig};
+pub use config_watcher::{ConfigChange, ConfigWatcher};
 pub use connection_pool::{ConnectionPool, PoolConfig};
 pub use health_checker::{HealthCheckConfig, HealthCheckType, HealthChecker, HealthStatus};
 pub use rate_limiter::{RateLimitConfig, RateLimiter};

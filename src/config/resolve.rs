@@ -9,7 +9,7 @@ use toml::de::DeValue;
 
 use super::document::{Document, read_text, shortened, shown, text_of};
 use super::error::{ConfigError, Place, Report};
-use super::secret::MASK;
+use super::secret::{MASK, Secret};
 use super::setting::Setting;
 use super::source::{NOT_UTF8, STATE_DIRECTORY};
 use super::value::{Shape, Value};
@@ -26,6 +26,12 @@ pub struct Effective {
     pub value: String,
     /// Where it came from.
     pub origin: Origin,
+    /// What the file says when the environment overrides it, likewise masked. `None` when it says
+    /// nothing, or what is not accepted: that is an error only once it counts.
+    pub in_file: Option<String>,
+    /// The secrets behind `value` and `in_file`, which look alike when they are shown.
+    pub(super) secret: Option<Secret>,
+    pub(super) secret_in_file: Option<Secret>,
 }
 
 /// Where a value came from.
@@ -94,7 +100,7 @@ impl<'a> Resolver<'a> {
         let parsed = self.find(setting).and_then(|given| {
             let Some(given) = given else { return Ok(None) };
             match T::parse(&given.text) {
-                Some(value) => Ok(Some((value, given.origin))),
+                Some(value) => Ok(Some((value, given))),
                 None => Err(given.error(format!("must be {}", T::accepts()))),
             }
         });
@@ -103,12 +109,23 @@ impl<'a> Resolver<'a> {
             self.failed.push(setting.env);
             None
         });
-        let default = || {
+        let secret_of = |given: &Given| Secret::parse(&given.text).filter(|_| setting.secret);
+        let (value, origin, secret) = if let Some((value, given)) = given {
+            (value, given.origin, secret_of(&given))
+        } else {
             let value = T::parse(setting.default_text()).expect("every default is accepted");
-            (value, Origin::Default)
+            (value, Origin::Default, None)
         };
-        let (value, origin) = given.unwrap_or_else(default);
-        self.effective.push(Effective { setting, value: value.show(), origin });
+        let beside = (origin == Origin::Env).then(|| self.in_file(setting).ok().flatten());
+        let overridden = beside.flatten().and_then(|given| Some((T::parse(&given.text)?, given)));
+        self.effective.push(Effective {
+            setting,
+            value: value.show(),
+            origin,
+            in_file: overridden.as_ref().map(|(value, _)| value.show()),
+            secret,
+            secret_in_file: overridden.and_then(|(_, given)| secret_of(&given)),
+        });
         value
     }
 
