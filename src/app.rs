@@ -1,13 +1,18 @@
 //! The composition root: the only place that knows everyone.
 //! Configuration -> bind -> wire -> run -> drain.
 
+mod control;
+mod feed;
 mod health;
+mod in_force;
 mod listeners;
 mod metrics;
 mod probes;
 mod refusals;
 mod registry;
+mod reload;
 mod rules;
+mod snapshot;
 mod store;
 mod summary;
 
@@ -18,35 +23,42 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::mpsc;
+use tokio::signal::unix::Signal;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 pub use listeners::AppError;
-pub use rules::rules;
-pub use store::{Store, open_once};
+pub use rules::tables as table_rules;
+pub use store::open_once;
 
 use crate::adapters::inbound::listener::{BindError, Listener};
-use crate::adapters::inbound::metrics::{self as metrics_listener, Source};
+use crate::adapters::inbound::metrics::{self as metrics_listener, Source as Numbers};
 use crate::adapters::inbound::worker::{Ending, Worker};
 use crate::adapters::outbound::PrometheusMetricsStore;
 use crate::adapters::outbound::geo::{EmbeddedGeo, GeoError, MmdbGeo};
 use crate::application::account::Format;
 use crate::application::admission::ClientCounts;
 use crate::application::connect::Demotions;
-use crate::application::locate::Geo;
-use crate::application::proxy::{Shared, Snapshot};
+use crate::application::proxy::Shared;
 use crate::application::upstreams::{Roster, Tables};
 use crate::clock;
-use crate::config::{Config, LogFormat, Settings};
+use crate::config::{Config, LogFilter, LogFormat, Source};
 use crate::domain::affinity::Affinity;
 use crate::domain::ports::{CountryLookup, Registry, RepositoryError};
+use crate::infrastructure::config_watcher::Changes;
 use crate::infrastructure::log_sink::LogSink;
 use crate::infrastructure::reactor::Reactor;
-use crate::infrastructure::{ShutdownController, descriptors, shutdown_signal};
+use crate::infrastructure::{ConfigWatcher, ShutdownController, shutdown_signal};
+use control::Control;
+use feed::Feed;
 use health::Checks;
+use in_force::InForce;
 use listeners::Listening;
 use metrics::Metrics;
 use registry::RegistryState;
+use reload::ReloadState;
+use rules::Machine;
+use store::Store;
 
 /// Clients whose backend is remembered, at about 100 bytes each.
 const BINDINGS: usize = 1 << 19;
@@ -84,6 +96,18 @@ pub struct Addrs {
     pub metrics: Vec<SocketAddr>,
 }
 
+/// What a proxy is given of the process that it runs in.
+pub struct Process {
+    /// Where the configuration is read anew.
+    pub source: Arc<dyn Fn() -> Source + Send + Sync>,
+    /// Changes what is logged.
+    pub set_log: Arc<dyn Fn(&LogFilter) + Send + Sync>,
+    /// Where a line about each connection goes.
+    pub access_log: LogSink,
+    /// Each one asks for a reload; `None` = nobody asks.
+    pub hangup: Option<Signal>,
+}
+
 /// A proxy that runs.
 pub struct Edge {
     shared: Arc<Shared>,
@@ -94,7 +118,8 @@ pub struct Edge {
     addrs: Addrs,
     /// Readiness turns at once, before the drain begins.
     stopping: Arc<AtomicBool>,
-    config: Config,
+    config: watch::Receiver<Arc<Config>>,
+    watcher: Arc<ConfigWatcher>,
 }
 
 impl Edge {
@@ -102,39 +127,28 @@ impl Edge {
     ///
     /// # Errors
     /// Why it cannot start; nothing is left behind.
-    pub async fn start(config: Config, access_log: LogSink) -> Result<Self, StartError> {
+    pub async fn start(config: Config, process: Process) -> Result<Self, StartError> {
         let settings = &config.settings;
-        let workers = settings.workers.map_or_else(cpu_count, |workers| workers.get() as usize);
-        let descriptors = descriptors::raise_limit();
-        let max_connections = max_connections(settings, workers, descriptors);
-
+        let machine = Machine::new(settings);
+        machine.warn_of_max_connections(settings);
         let database = country_database(&config)?;
-        let Store { repository, hints } = Store::open(settings).await?;
-        let registry = repository.load().await?;
+        let mut store = Store::open(&config)?;
+        let store::First { registry, stale } = store.first(settings).await?;
         summary::skipped(&registry);
 
         let mut listening = Listening::new(&config);
-        let store = PrometheusMetricsStore::for_threads(workers);
-        let mut roster = Roster::new(Arc::clone(store.meters()));
-        let rules = rules(&config);
-        let made_at = unix_now();
-        let tables = roster.tables(&registry, &rules, made_at);
+        let metrics_store = PrometheusMetricsStore::for_threads(machine.workers);
+        let mut roster = Roster::new(Arc::clone(metrics_store.meters()));
+        // No lease ends while the store says nothing.
+        let leases_at = unix_now() - stale.as_ref().map_or(0, |(age, _)| whole_secs(*age));
+        let tables = roster.tables(&registry, &rules::tables(&config), leases_at);
         roster.seat(&tables, clock::now());
-        let apps = listening.at_start(&tables)?;
-        let bound = listening.bind(settings, workers)?;
+        let listeners = listening.at_start(&tables)?;
+        let bound = listening.bind(settings, machine.workers)?;
 
         let (demotions, demoted) = mpsc::channel(DEMOTIONS);
-        let overrides = config.geo_overrides.iter().copied().collect();
-        let snapshot = Snapshot {
-            listeners: apps,
-            tables,
-            admission: Arc::new(rules::admission(settings, max_connections)),
-            geo: Arc::new(Geo { overrides, database: Arc::clone(&database) }),
-            dial: rules::dial(settings),
-            warm: rules::warm(settings, workers, descriptors),
-            user_timeout: settings.tcp_user_timeout_secs.get(),
-            shortest_idle: rules.shortest_idle(),
-        };
+        let geo = rules::geo(&config, &database);
+        let snapshot = rules::snapshot(&config, &machine, listeners, tables.clone(), geo, None);
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             affinity: Affinity::new(BINDINGS),
@@ -145,9 +159,10 @@ impl Edge {
                 LogFormat::Text => Format::Text,
                 LogFormat::Json => Format::Json,
             },
-            meters: Arc::clone(store.meters()),
+            meters: Arc::clone(metrics_store.meters()),
             short_of_descriptors: AtomicU64::new(0),
         });
+        let Process { source, set_log, access_log, hangup } = process;
         let (workers, endings) = start_workers(bound.listeners, &shared, &access_log)?;
 
         let addrs = Addrs { clients: bound.addrs, metrics: bound.metrics_addrs };
@@ -155,51 +170,85 @@ impl Edge {
             config: &config,
             addrs: &addrs,
             registry: &registry,
-            repository: &*repository,
+            store: &store.describe(),
+            stale: stale.as_ref(),
             geo: &*database,
-            max_connections,
+            max_connections: machine.max_connections(settings),
             workers: workers.len(),
         };
         started.log();
         let state = Arc::new(RegistryState::default());
-        state.is_good(registry.skipped.len(), clock::now());
+        match &stale {
+            Some((age, _)) => state.starts_stale(*age, clock::now()),
+            None => state.is_good(registry.skipped.len(), clock::now()),
+        }
         let stopping = Arc::new(AtomicBool::new(false));
-        let metrics: Arc<dyn Source> = Arc::new(Metrics {
-            store,
+        let reloads = Arc::new(ReloadState::default());
+        let metrics: Arc<dyn Numbers> = Arc::new(Metrics {
+            store: metrics_store,
             shared: Arc::clone(&shared),
             workers: Arc::clone(&workers),
             access_log: access_log.clone(),
             registry: Arc::clone(&state),
+            reloads: Arc::clone(&reloads),
             pop: summary::pop_name(&config),
             region: settings.region.clone(),
-            geo_built: database.built(),
             stopping: Arc::clone(&stopping),
         });
-        let checks = Checks::new(&config, Arc::clone(&shared), Arc::clone(&workers));
-        let sync = registry::Sync {
-            repository,
-            hints,
-            registry,
-            roster,
-            rules,
-            listening,
-            made_at,
-            checks,
-            state,
-        };
-
         let mut control = JoinSet::new();
         for socket in bound.metrics {
             let path = settings.metrics_path.clone();
             control.spawn(metrics_listener::serve(socket, path, Arc::clone(&metrics))?);
         }
-        control.spawn(sync.run(Arc::clone(&shared), Store::interval(settings)));
-        let meters = Arc::clone(&shared.meters);
-        control.spawn(probes::run(demoted, meters, settings.circuit_breaker_enabled));
+
+        let checks = Checks::new(&config, Arc::clone(&shared), Arc::clone(&workers));
+        let watcher = Arc::new(ConfigWatcher::new(settings.config_watch_interval_secs.get()));
+        let mut in_force = InForce {
+            config: watch::Sender::new(Arc::new(config)),
+            registry: Arc::new(registry),
+            database,
+            roster,
+            listening,
+            checks,
+            shared: Arc::clone(&shared),
+            machine,
+            state,
+            leases_at,
+        };
+        in_force.tell(&tables);
+        let config = in_force.config.subscribe();
+        let snapshot = store.snapshot.take().map(|file| {
+            let (keep, kept) = watch::channel(None);
+            control.spawn(snapshot::keep(file, kept));
+            keep
+        });
+        let look = Arc::new(Notify::new());
+        let (read, readings) = mpsc::channel(1);
+        let feed = Feed { store, config: config.clone(), look: Arc::clone(&look), readings: read };
+        let planned = Control {
+            in_force,
+            readings,
+            look,
+            snapshot,
+            stale: stale.map(|(_, error)| error),
+            reload: reload::Reload { source, set_log, state: reloads },
+            watcher: Arc::clone(&watcher),
+            hangup,
+        };
+        control.spawn(feed.run());
+        control.spawn(planned.run());
+        control.spawn(probes::run(demoted, Arc::clone(&shared)));
         control.spawn(refusals::run(Arc::clone(&workers), access_log.clone()));
-        control.spawn(sweep(Arc::clone(&shared), settings.binding_gc_interval_secs.get()));
+        control.spawn(sweep(Arc::clone(&shared), config.clone()));
         control.spawn(wake_for_drain(Arc::clone(&shared), workers));
-        Ok(Self { shared, endings, control, access_log, addrs, stopping, config })
+        Ok(Self { shared, endings, control, access_log, addrs, stopping, config, watcher })
+    }
+
+    /// What changes of the configuration from now on: files that are watched, and each value that a
+    /// reload puts in force.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        self.watcher.subscribe()
     }
 
     /// The addresses listened on.
@@ -215,9 +264,9 @@ impl Edge {
             () = watch_control(&mut self.control) => {}
         }
         self.stopping.store(true, Ordering::SeqCst);
-        let settings = &self.config.settings;
-        let delay = settings.shutdown_delay_secs.get();
-        let timeout = settings.shutdown_timeout_secs.get();
+        let config = Arc::clone(&self.config.borrow());
+        let delay = config.settings.shutdown_delay_secs.get();
+        let timeout = config.settings.shutdown_timeout_secs.get();
         tracing::info!("asked to stop: draining{}", after(delay));
         let drain = async {
             tokio::time::sleep(delay).await;
@@ -250,19 +299,6 @@ impl Edge {
         let forced = shutdown.forced_connections();
         tracing::info!("drained {}, forced {forced}", open.saturating_sub(forced));
     }
-}
-
-/// What the settings or the descriptors allow.
-fn max_connections(settings: &Settings, workers: usize, descriptors: u64) -> usize {
-    let enough_for = descriptors::connections_within(descriptors, workers);
-    let limit = settings.max_connections.map_or(enough_for, |limit| limit.get() as usize);
-    if limit > enough_for {
-        tracing::warn!(
-            "EDGEPROXY_MAX_CONNECTIONS={limit}: {descriptors} descriptors are enough for about \
-             {enough_for}; past them clients wait in the accept queue"
-        );
-    }
-    limit
 }
 
 fn start_workers(
@@ -298,12 +334,12 @@ fn after(delay: Duration) -> String {
     if delay.is_zero() { String::new() } else { format!(" after {delay:?}") }
 }
 
-fn cpu_count() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+fn unix_now() -> i64 {
+    whole_secs(clock::wall())
 }
 
-fn unix_now() -> i64 {
-    i64::try_from(clock::wall().as_secs()).unwrap_or(i64::MAX)
+fn whole_secs(span: Duration) -> i64 {
+    i64::try_from(span.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// The country database that the configuration names.
@@ -320,13 +356,17 @@ pub fn country_database(config: &Config) -> Result<Arc<dyn CountryLookup>, GeoEr
 /// The tables of a registry that nobody serves from, for the command line.
 #[must_use]
 pub fn offline_tables(config: &Config, registry: &Registry) -> Tables {
-    Roster::new(Arc::default()).tables(registry, &rules(config), unix_now())
+    Roster::new(Arc::default()).tables(registry, &rules::tables(config), unix_now())
 }
 
-async fn sweep(shared: Arc<Shared>, interval: Duration) {
+async fn sweep(shared: Arc<Shared>, mut config: watch::Receiver<Arc<Config>>) {
     loop {
-        tokio::time::sleep(interval).await;
-        shared.affinity.sweep(clock::now());
+        let interval = config.borrow_and_update().settings.binding_gc_interval_secs.get();
+        tokio::select! {
+            () = tokio::time::sleep(interval) => shared.affinity.sweep(clock::now()),
+            // It may be another one now.
+            _ = config.changed() => {}
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod document;
 mod error;
 mod help;
 mod list;
+mod log_filter;
 mod number;
 mod parts;
 mod resolve;
@@ -27,6 +28,7 @@ pub use diff::{Change, Subject, diff};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use help::{readme_table, template};
 pub use list::{Addresses, Cidrs};
+pub use log_filter::LogFilter;
 pub use number::{Seconds, Whole};
 pub use parts::ListenerConfig;
 pub use resolve::{Effective, Origin};
@@ -117,6 +119,22 @@ pub fn load(source: &Source) -> Result<Config, ConfigErrors> {
         effective,
         file,
     })
+}
+
+impl Config {
+    /// What is in force when this takes the place of `running` in a process: all of it, but for what
+    /// only a restart changes.
+    #[must_use]
+    pub fn in_place_of(mut self, running: &Self) -> Self {
+        self.settings = self.settings.in_place_of(&running.settings);
+        self.listeners.clone_from(&running.listeners);
+        for (row, before) in self.effective.iter_mut().zip(&running.effective) {
+            if !row.setting.reloadable {
+                row.stay(before);
+            }
+        }
+        self
+    }
 }
 
 impl Default for Settings {

@@ -1,5 +1,6 @@
 //! Building blocks that know nothing of this product's connections.
 
+pub mod backoff;
 pub mod circuit_breaker;
 pub mod config_watcher;
 pub mod connection_pool;

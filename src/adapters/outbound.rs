@@ -4,6 +4,7 @@ pub mod geo;
 mod leases;
 pub mod postgres;
 pub mod prometheus;
+pub mod snapshot_file;
 pub mod sqlite;
 
 pub use postgres::{PostgresBackendRepository, PostgresConfig};

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::adapters::inbound::worker::Worker;
@@ -12,7 +13,7 @@ use crate::application::upstreams::{Tables, Upstream};
 use crate::clock;
 use crate::config::{Config, HealthConfig, HealthType};
 use crate::domain::App;
-use crate::infrastructure::health_checker::{Change, Gate, HealthChecker, Options, Phase};
+use crate::infrastructure::health_checker::{Change, Gate, Health, HealthChecker, Options, Phase};
 use crate::infrastructure::{HealthCheckConfig, HealthCheckType};
 
 /// Probes under way at once, unless that many cannot keep the interval.
@@ -22,16 +23,32 @@ const CONCURRENT: usize = 64;
 pub(super) struct Checks {
     rules: Rules,
     gate: Arc<Gate>,
-    checkers: HashMap<u64, HealthChecker>,
+    /// By the numbers of their backends.
+    checkers: HashMap<u64, Checker>,
     shared: Arc<Shared>,
     workers: Arc<Vec<Worker>>,
+    /// Whether a backend that becomes unhealthy loses its open connections.
+    closes: Arc<AtomicBool>,
     began: bool,
+}
+
+/// Who checks a backend, and how.
+struct Checker {
+    manner: Manner,
+    checker: HealthChecker,
+}
+
+/// How a backend is checked.
+#[derive(Clone, PartialEq, Eq)]
+struct Manner {
+    config: HealthCheckConfig,
+    host: Option<String>,
+    addr: SocketAddr,
 }
 
 /// How backends are checked, by app.
 struct Rules {
     enabled: bool,
-    close_connections: bool,
     default: HealthCheckConfig,
     path: String,
     expected_status: u16,
@@ -41,14 +58,16 @@ struct Rules {
 impl Checks {
     pub fn new(config: &Config, shared: Arc<Shared>, workers: Arc<Vec<Worker>>) -> Self {
         let gate = Arc::new(Gate::new(CONCURRENT));
-        let rules = Rules::new(config);
-        Self { rules, gate, checkers: HashMap::new(), shared, workers, began: false }
+        let closes = Arc::new(AtomicBool::new(config.settings.health_check_close_connections));
+        let (rules, checkers) = (Rules::new(config), HashMap::new());
+        Self { rules, gate, checkers, shared, workers, closes, began: false }
     }
 
-    /// Checks who is in these tables, and nobody else.
+    /// Checks who is in these tables, which are in force, and nobody else. Who is checked in another
+    /// manner than before keeps the verdict.
     pub fn follow(&mut self, tables: &Tables) {
         if !self.rules.enabled {
-            return;
+            return self.stop(tables);
         }
         let backends: Vec<&Arc<Upstream>> =
             tables.values().flat_map(|table| table.upstreams()).collect();
@@ -57,29 +76,61 @@ impl Checks {
         self.began = true;
         let mut before = std::mem::take(&mut self.checkers);
         for upstream in backends {
-            let checker =
-                before.remove(&upstream.number).unwrap_or_else(|| self.checker(upstream, phase));
+            let manner = self.rules.of(upstream);
+            let checker = match before.remove(&upstream.number) {
+                Some(checker) if checker.manner == manner => checker,
+                earlier => self.checker(upstream, manner, phase, earlier.as_ref()),
+            };
             self.checkers.insert(upstream.number, checker);
         }
     }
 
-    fn checker(&self, upstream: &Arc<Upstream>, phase: Phase) -> HealthChecker {
-        let (config, host, port) = self.rules.of(&upstream.app);
-        let addr = SocketAddr::new(upstream.addr.ip(), port.unwrap_or(upstream.addr.port()));
+    /// Goes by another configuration from the next tables on.
+    pub fn configure(&mut self, config: &Config) {
+        self.closes.store(config.settings.health_check_close_connections, Ordering::Relaxed);
+        self.rules = Rules::new(config);
+    }
+
+    /// Checks nobody, so that nothing is held against anybody.
+    fn stop(&mut self, tables: &Tables) {
+        self.checkers.clear();
+        self.began = false;
+        for table in tables.values() {
+            for upstream in table.upstreams().iter().filter(|up| up.health().is_decided()) {
+                table.checked(upstream, Health::Unknown, clock::now());
+            }
+        }
+    }
+
+    /// A checker that goes on from the verdict of an earlier one.
+    fn checker(
+        &self,
+        upstream: &Arc<Upstream>,
+        manner: Manner,
+        phase: Phase,
+        earlier: Option<&Checker>,
+    ) -> Checker {
         let (shared, workers) = (Arc::clone(&self.shared), Arc::clone(&self.workers));
-        let (about, closes) = (Arc::clone(upstream), self.rules.close_connections);
+        let (about, closes) = (Arc::clone(upstream), Arc::clone(&self.closes));
         let observer = Arc::new(move |change: &Change| {
             let believed = turned(&about, change, &shared);
-            if closes && believed && !change.to.is_healthy() {
+            if closes.load(Ordering::Relaxed) && believed && !change.to.is_healthy() {
                 workers.iter().for_each(|worker| worker.close_all_of(about.number));
             }
         });
-        let gate = Some(Arc::clone(&self.gate));
-        let options = Options { gate, phase, host, observer: Some(observer) };
-        let checker =
-            HealthChecker::with(upstream.id.to_string(), addr.to_string(), config, options);
+        let options = Options {
+            gate: Some(Arc::clone(&self.gate)),
+            phase,
+            host: manner.host.clone(),
+            observer: Some(observer),
+        };
+        let (id, addr) = (upstream.id.to_string(), manner.addr.to_string());
+        let checker = HealthChecker::with(id, addr, manner.config.clone(), options);
+        if let Some(earlier) = earlier {
+            checker.go_on_from(&earlier.checker);
+        }
         checker.start();
-        checker
+        Checker { manner, checker }
     }
 }
 
@@ -123,14 +174,15 @@ impl Rules {
             unhealthy_threshold: s.health_check_unhealthy_threshold.get(),
         };
         let apps = config.apps.iter().map(|(app, c)| (app.clone(), c.health.clone())).collect();
-        let close_connections = s.health_check_close_connections;
-        let enabled = s.health_check_enabled;
-        Self { enabled, close_connections, default, path, expected_status, apps }
+        Self { enabled: s.health_check_enabled, default, path, expected_status, apps }
     }
 
-    /// How an app's backends are checked: the rules, the `Host` and the port.
-    fn of(&self, app: &App) -> (HealthCheckConfig, Option<String>, Option<u16>) {
-        let Some(own) = self.apps.get(app) else { return (self.default.clone(), None, None) };
+    /// How a backend is checked.
+    fn of(&self, upstream: &Upstream) -> Manner {
+        let addr = upstream.addr;
+        let Some(own) = self.apps.get(&upstream.app) else {
+            return Manner { config: self.default.clone(), host: None, addr };
+        };
         // Who says what is to be asked for or answered means a request.
         let asks = own.path.is_some() || own.expected_status.is_some() || own.host.is_some();
         let http = match own.check_type {
@@ -145,7 +197,11 @@ impl Rules {
         } else {
             HealthCheckType::Tcp
         };
-        (HealthCheckConfig { check_type, ..self.default.clone() }, own.host.clone(), own.port)
+        Manner {
+            config: HealthCheckConfig { check_type, ..self.default.clone() },
+            host: own.host.clone(),
+            addr: SocketAddr::new(addr.ip(), own.port.unwrap_or(addr.port())),
+        }
     }
 
     /// Probes that must be able to be under way at once, if each takes its whole timeout.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::registry::RegistryState;
+use super::reload::ReloadState;
 use crate::adapters::inbound::metrics::Source;
 use crate::adapters::inbound::worker::Worker;
 use crate::adapters::outbound::PrometheusMetricsStore;
@@ -29,9 +30,9 @@ pub(super) struct Metrics {
     pub workers: Arc<Vec<Worker>>,
     pub access_log: LogSink,
     pub registry: Arc<RegistryState>,
+    pub reloads: Arc<ReloadState>,
     pub pop: String,
     pub region: Region,
-    pub geo_built: Option<u64>,
     /// Set when the process has been asked to stop.
     pub stopping: Arc<AtomicBool>,
 }
@@ -274,19 +275,19 @@ impl Metrics {
         gauge(
             "edgeproxy_registry_change_held",
             "Whether a change of the registry is held back because it would remove too much.",
-            &0,
+            &u8::from(registry.is_held()),
         );
         gauge(
             "edgeproxy_config_last_reload_successful",
             "Whether the configuration in force is the one last read.",
-            &1,
+            &u8::from(self.reloads.last_succeeded()),
         );
         gauge(
             "edgeproxy_draining",
             "Whether this process is about to end.",
             &u8::from(self.not_ready().is_some()),
         );
-        if let Some(built) = self.geo_built {
+        if let Some(built) = self.shared.snapshot.load().geo.database.built() {
             gauge(
                 "edgeproxy_geo_build_timestamp_seconds",
                 "When the country database was made, in seconds since the Unix epoch.",
@@ -298,8 +299,8 @@ impl Metrics {
             Kind::Counter,
             "Times that the configuration was read anew.",
         )
-        .sample(&[("result", "success")], 0)
-        .sample(&[("result", "failure")], 0);
+        .sample(&[("result", "success")], self.reloads.successes())
+        .sample(&[("result", "failure")], self.reloads.failures());
         page.family(
             "edgeproxy_worker_lag_seconds",
             Kind::Gauge,

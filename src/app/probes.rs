@@ -8,10 +8,11 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use crate::application::proxy::Shared;
 use crate::application::upstreams::{PROBE_TIME, Upstream};
 use crate::clock;
 use crate::domain::time::Time;
-use crate::infrastructure::meters::{DialFailure, Meters};
+use crate::infrastructure::meters::DialFailure;
 
 /// Dials made at once.
 const CONCURRENT: usize = 64;
@@ -20,14 +21,13 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
 /// Probes each demoted backend until it answers or leaves the table.
 ///
-/// Their results count as those of clients' dials do, for the `breakers` too: an open one is not
+/// Their results count as those of clients' dials do, for the breakers too: an open one is not
 /// dialled before its timeout, and then with a permit.
 pub(super) async fn run(
     mut demoted: mpsc::Receiver<(Arc<Upstream>, Duration)>,
-    meters: Arc<Meters>,
-    breakers: bool,
+    shared: Arc<Shared>,
 ) {
-    let probing = Arc::new(Probing { permits: Semaphore::new(CONCURRENT), meters, breakers });
+    let probing = Arc::new(Probing { permits: Semaphore::new(CONCURRENT), shared });
     let mut probes = JoinSet::new();
     loop {
         tokio::select! {
@@ -48,11 +48,15 @@ pub(super) async fn run(
 
 struct Probing {
     permits: Semaphore,
-    meters: Arc<Meters>,
-    breakers: bool,
+    shared: Arc<Shared>,
 }
 
 impl Probing {
+    /// Whether breakers are believed, as the configuration stands now.
+    fn breakers(&self, upstream: &Upstream) -> bool {
+        self.shared.snapshot.load().tables.get(&upstream.app).is_some_and(|table| table.breakers)
+    }
+
     async fn until_it_answers(&self, upstream: &Upstream, mut delay: Duration) {
         loop {
             tokio::time::sleep(delay).await;
@@ -60,7 +64,7 @@ impl Probing {
             if !upstream.is_seated() || !upstream.dials().demoted(now) {
                 return;
             }
-            let permit = if self.breakers {
+            let permit = if self.breakers(upstream) {
                 let Some(permit) = upstream.permit(now, false) else {
                     delay = until_breaker_admits(upstream, now);
                     continue;
@@ -81,7 +85,7 @@ impl Probing {
                 }
                 Err(failure) => {
                     let now = clock::now();
-                    upstream.meter.cell(self.meters.own_share()).dial_failed(failure);
+                    upstream.meter.cell(self.shared.meters.own_share()).dial_failed(failure);
                     if let Some(permit) = permit {
                         upstream.report(permit, false, now);
                     }
@@ -90,7 +94,7 @@ impl Probing {
                         None => return,
                     }
                     // Once it is open, it alone says when to try again.
-                    if self.breakers && !upstream.breaker().admits(now) {
+                    if self.breakers(upstream) && !upstream.breaker().admits(now) {
                         delay = until_breaker_admits(upstream, now);
                     }
                 }

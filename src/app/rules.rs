@@ -5,14 +5,81 @@ use std::time::Duration;
 
 use crate::application::admission;
 use crate::application::connect;
-use crate::application::upstreams::{AppRules, Rules, WarmRules};
+use crate::application::locate::Geo;
+use crate::application::proxy::Snapshot;
+use crate::application::upstreams::{AppRules, AppTable, Rules, Tables, WarmRules};
 use crate::config::{Config, Settings};
 use crate::domain::balance::Spill;
-use crate::infrastructure::{CircuitBreakerConfig, RateLimitConfig, RateLimiter};
+use crate::domain::ports::CountryLookup;
+use crate::infrastructure::{CircuitBreakerConfig, RateLimitConfig, RateLimiter, descriptors};
+
+/// What this process has of its machine, for as long as it lives.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Machine {
+    /// Threads of the data plane.
+    pub workers: usize,
+    /// Most open descriptors.
+    pub descriptors: u64,
+}
+
+impl Machine {
+    /// Raises the limit of descriptors as far as it goes.
+    pub fn new(settings: &Settings) -> Self {
+        let cpus = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let workers = settings.workers.map_or_else(cpus, |workers| workers.get() as usize);
+        Self { workers, descriptors: descriptors::raise_limit() }
+    }
+
+    /// Most client connections: what the settings or the descriptors allow.
+    pub fn max_connections(&self, settings: &Settings) -> usize {
+        let enough_for = descriptors::connections_within(self.descriptors, self.workers);
+        settings.max_connections.map_or(enough_for, |limit| limit.get() as usize)
+    }
+
+    /// Warns of a limit that the descriptors do not suffice for.
+    pub fn warn_of_max_connections(&self, settings: &Settings) {
+        let limit = self.max_connections(settings);
+        let enough_for = descriptors::connections_within(self.descriptors, self.workers);
+        if limit > enough_for {
+            tracing::warn!(
+                "EDGEPROXY_MAX_CONNECTIONS={limit}: {} descriptors are enough for about \
+                 {enough_for}; past them clients wait in the accept queue",
+                self.descriptors
+            );
+        }
+    }
+}
+
+/// What the workers go by. The `rate` limit in force goes on, with the buckets that it has.
+pub(super) fn snapshot(
+    config: &Config,
+    machine: &Machine,
+    listeners: Vec<Option<Arc<AppTable>>>,
+    tables: Tables,
+    geo: Arc<Geo>,
+    rate: Option<&admission::Rate>,
+) -> Snapshot {
+    let settings = &config.settings;
+    Snapshot {
+        listeners,
+        tables,
+        admission: Arc::new(admission(settings, machine, rate)),
+        geo,
+        dial: dial(settings),
+        warm: warm(settings, machine),
+        user_timeout: settings.tcp_user_timeout_secs.get(),
+    }
+}
+
+/// Where clients are.
+pub(super) fn geo(config: &Config, database: &Arc<dyn CountryLookup>) -> Arc<Geo> {
+    let overrides = config.geo_overrides.iter().copied().collect();
+    Arc::new(Geo { overrides, database: Arc::clone(database) })
+}
 
 /// What tables are made with.
 #[must_use]
-pub fn rules(config: &Config) -> Rules {
+pub fn tables(config: &Config) -> Rules {
     let settings = &config.settings;
     let default = AppRules {
         spill: Spill::Any,
@@ -47,31 +114,43 @@ pub fn rules(config: &Config) -> Rules {
 }
 
 /// Who may come in.
-pub(super) fn admission(settings: &Settings, max_connections: usize) -> admission::Rules {
+fn admission(
+    settings: &Settings,
+    machine: &Machine,
+    rate_before: Option<&admission::Rate>,
+) -> admission::Rules {
+    let max_connections = machine.max_connections(settings);
     let max_per_client = settings.max_connections_per_client.get();
     let rules = admission::Rules::new(settings.deny.get(), max_connections, max_per_client);
-    match rate(settings) {
+    match rate(settings, rate_before) {
         Some(rate) => rules.with_rate(rate),
         None => rules,
     }
 }
 
 /// How often clients may come, if that is limited.
-fn rate(settings: &Settings) -> Option<admission::Rate> {
+fn rate(settings: &Settings, before: Option<&admission::Rate>) -> Option<admission::Rate> {
+    if !settings.rate_limit_enabled {
+        return None;
+    }
     let config = RateLimitConfig {
         max_requests: settings.rate_limit_max_requests.get(),
         window: settings.rate_limit_window_secs.get(),
         burst_size: settings.rate_limit_burst.get(),
     };
-    settings.rate_limit_enabled.then(|| admission::Rate {
-        limiter: Arc::new(RateLimiter::new(config)),
-        exempt: Arc::new(settings.rate_limit_exempt.get().iter().map(|c| (*c, ())).collect()),
-        dry_run: settings.rate_limit_dry_run,
-    })
+    let limiter = match before {
+        Some(before) => {
+            before.limiter.set_config(config);
+            Arc::clone(&before.limiter)
+        }
+        None => Arc::new(RateLimiter::new(config)),
+    };
+    let exempt = Arc::new(settings.rate_limit_exempt.get().iter().map(|c| (*c, ())).collect());
+    Some(admission::Rate { limiter, exempt, dry_run: settings.rate_limit_dry_run })
 }
 
 /// How backends are dialled.
-pub(super) fn dial(settings: &Settings) -> connect::Rules {
+fn dial(settings: &Settings) -> connect::Rules {
     connect::Rules {
         timeout: settings.pool_connect_timeout_secs.get(),
         tries: settings.connect_tries.get() as usize,
@@ -79,13 +158,13 @@ pub(super) fn dial(settings: &Settings) -> connect::Rules {
 }
 
 /// How many warm connections are kept, if any.
-pub(super) fn warm(settings: &Settings, workers: usize, descriptors: u64) -> Option<WarmRules> {
+fn warm(settings: &Settings, machine: &Machine) -> Option<WarmRules> {
     settings.pool_enabled.then(|| WarmRules {
         most: settings.pool_max_per_backend.get(),
-        workers,
+        workers: machine.workers,
         idle_timeout: settings.pool_idle_timeout_secs.get(),
         max_lifetime: settings.pool_max_lifetime_secs.get(),
         // The last quarter is for clients.
-        last_descriptor: i32::try_from(descriptors / 4 * 3).unwrap_or(i32::MAX),
+        last_descriptor: i32::try_from(machine.descriptors / 4 * 3).unwrap_or(i32::MAX),
     })
 }

@@ -1,41 +1,130 @@
 //! The registry that the configuration names.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::adapters::outbound::snapshot_file::SnapshotFile;
 use crate::adapters::outbound::sqlite::{Access, SqliteBackendRepository};
 use crate::adapters::outbound::{PostgresBackendRepository, PostgresConfig};
-use crate::config::Settings;
-use crate::domain::ports::{BackendRepository, RepositoryError};
+use crate::clock;
+use crate::config::{Config, Settings};
+use crate::domain::ports::{BackendRepository, Registry, RepositoryError};
+use crate::infrastructure::backoff::Backoff;
 
-/// A registry, and what tells that it has changed.
-pub struct Store {
-    /// Where rows are read and written.
-    pub repository: Box<dyn BackendRepository>,
+/// Longest pause between two tries of a store that is waited for at start.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A registry that is read again and again.
+pub(super) struct Store {
+    repository: Arc<dyn BackendRepository>,
     /// Fires when the store says that something has changed; `None` = it never does.
     pub hints: Option<watch::Receiver<u64>>,
+    /// What is made ready by the first reading that succeeds.
+    unready: Option<Arc<PostgresBackendRepository>>,
+    /// Where the last good table outlives this process; `None` = the store is on this machine.
+    pub snapshot: Option<SnapshotFile>,
+}
+
+/// The table that a process starts with.
+pub(super) struct First {
+    pub registry: Registry,
+    /// For one that was kept: how long ago the store said so, and why it says nothing now.
+    pub stale: Option<(Duration, RepositoryError)>,
 }
 
 impl Store {
-    /// Opens the registry, to be read again and again. What is missing in it is made.
-    ///
-    /// # Errors
-    /// When the store cannot be reached, or not be used as it is.
-    pub async fn open(settings: &Settings) -> Result<Self, RepositoryError> {
+    /// Opens a registry that is on this machine; what is missing in it is made. One that is elsewhere
+    /// is asked nothing yet.
+    pub fn open(config: &Config) -> Result<Self, RepositoryError> {
+        let settings = &config.settings;
         let Some(postgres) = postgres(settings) else {
-            let repository =
-                Box::new(SqliteBackendRepository::open(&settings.db_path, Access::Create)?);
-            return Ok(Self { repository, hints: None });
+            let sqlite = SqliteBackendRepository::open(&settings.db_path, Access::Create)?;
+            let repository = Arc::new(sqlite);
+            return Ok(Self { repository, hints: None, unready: None, snapshot: None });
         };
-        postgres.initialize().await?;
-        let hints = Some(postgres.hints());
-        Ok(Self { repository: Box::new(postgres), hints })
+        let postgres = Arc::new(postgres);
+        let snapshot = SnapshotFile::new(&settings.state_folder(), postgres.describe());
+        Ok(Self {
+            hints: Some(postgres.hints()),
+            unready: Some(Arc::clone(&postgres)),
+            repository: postgres,
+            snapshot: Some(snapshot),
+        })
+    }
+
+    /// The store, as its user would name it.
+    pub fn describe(&self) -> String {
+        self.repository.describe()
+    }
+
+    /// What the store holds, or `None` when that is what was read the last time. What is missing in
+    /// the store is made first.
+    pub async fn read(&mut self) -> Result<Option<Registry>, RepositoryError> {
+        if let Some(postgres) = &self.unready {
+            postgres.initialize().await?;
+            self.unready = None;
+        }
+        self.repository.load_if_changed().await
+    }
+
+    /// The table to start with: what the store says, or what it said last. Without either it waits as
+    /// long as it is told to.
+    pub async fn first(&mut self, settings: &Settings) -> Result<First, RepositoryError> {
+        let give_up = clock::now() + settings.postgres_wait_secs.get();
+        let mut backoff = Backoff::new(LONGEST_PAUSE);
+        let mut complaint = None;
+        loop {
+            let error = match self.read_in_time(settings).await {
+                Ok(registry) => return Ok(First { registry, stale: None }),
+                Err(error) => error,
+            };
+            if let Some(kept) = self.kept() {
+                return Ok(First { registry: kept.0, stale: Some((kept.1, error)) });
+            }
+            let now = clock::now();
+            if now >= give_up {
+                return Err(error);
+            }
+            let text = error.to_string();
+            if complaint.as_ref() != Some(&text) {
+                tracing::warn!(
+                    "{text}; there is no snapshot to serve from, so it is waited for, {:?} at most",
+                    give_up.since(now)
+                );
+                complaint = Some(text);
+            }
+            tokio::time::sleep(backoff.next().min(give_up.since(now))).await;
+        }
+    }
+
+    async fn read_in_time(&mut self, settings: &Settings) -> Result<Registry, RepositoryError> {
+        // One that accepts and then says nothing at each of several statements would take long.
+        let limit = settings.postgres_connect_timeout_secs.get()
+            + settings.postgres_query_timeout_secs.get();
+        let store = self.describe();
+        let read = tokio::time::timeout(limit, self.read()).await.unwrap_or_else(|_| {
+            Err(RepositoryError { store, reason: format!("no answer within {limit:?}") })
+        });
+        Ok(read?.unwrap_or_default())
+    }
+
+    /// What the file of the last good table holds, and its age.
+    fn kept(&self) -> Option<(Registry, Duration)> {
+        let file = self.snapshot.as_ref()?;
+        match file.read() {
+            Ok(kept) => kept.map(|kept| (kept.registry, kept.age)),
+            Err(reason) => {
+                tracing::warn!("the snapshot {} is not used: {reason}", file.path().display());
+                None
+            }
+        }
     }
 
     /// How often the store is read without being told of a change.
-    #[must_use]
-    pub fn interval(settings: &Settings) -> std::time::Duration {
+    pub fn interval(settings: &Settings) -> Duration {
         if settings.postgres_enabled {
             settings.postgres_reload_secs.get()
         } else {

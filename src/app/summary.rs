@@ -1,10 +1,11 @@
 //! What the log says at start: enough to see at a glance what runs.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::Addrs;
 use crate::config::Config;
-use crate::domain::ports::{BackendRepository, CountryLookup, Registry};
+use crate::domain::ports::{CountryLookup, Registry, RepositoryError};
 
 /// Rows named one by one; past these, only their number.
 const NAMED: usize = 50;
@@ -24,7 +25,10 @@ pub(super) struct Started<'a> {
     pub config: &'a Config,
     pub addrs: &'a Addrs,
     pub registry: &'a Registry,
-    pub repository: &'a dyn BackendRepository,
+    /// As its user would name it.
+    pub store: &'a str,
+    /// How old the registry is, and why, when it could not be read.
+    pub stale: Option<&'a (Duration, RepositoryError)>,
     pub geo: &'a dyn CountryLookup,
     pub max_connections: usize,
     pub workers: usize,
@@ -33,7 +37,10 @@ pub(super) struct Started<'a> {
 impl Started<'_> {
     /// One line about everything.
     pub fn log(&self) {
-        let Self { config, addrs, registry, repository, geo, max_connections, workers } = *self;
+        let Self { config, addrs, registry, store, stale, geo, max_connections, workers } = *self;
+        if let Some((age, error)) = stale {
+            tracing::warn!("{error}; serving from the snapshot, which is {} old", in_words(*age));
+        }
         for warning in config.warnings.iter().chain(&config.notices) {
             tracing::warn!("{warning}");
         }
@@ -57,7 +64,7 @@ impl Started<'_> {
             metrics,
             workers,
             max_connections,
-            registry = repository.describe(),
+            registry = store,
             backends = registry.backends.iter().filter(|b| !b.deleted).count(),
             skipped_rows = registry.skipped.len(),
             geo = geo.describe(),
@@ -99,6 +106,18 @@ fn off(config: &Config) -> Vec<&'static str> {
 /// What this POP is called.
 pub(super) fn pop_name(config: &Config) -> String {
     config.settings.pop.clone().unwrap_or_else(host_name)
+}
+
+/// An age for people: `45s`, `3m`, `2h 5m`, `4d 1h`.
+pub(super) fn in_words(age: Duration) -> String {
+    let secs = age.as_secs();
+    let (mins, hours, days) = (secs / 60, secs / 3_600, secs / 86_400);
+    match (days, hours, mins) {
+        (0, 0, 0) => format!("{secs}s"),
+        (0, 0, _) => format!("{mins}m"),
+        (0, ..) => format!("{hours}h {}m", mins % 60),
+        _ => format!("{days}d {}h", hours % 24),
+    }
 }
 
 fn host_name() -> String {

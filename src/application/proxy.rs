@@ -57,8 +57,6 @@ pub struct Snapshot {
     pub warm: Option<WarmRules>,
     /// How long bytes may stay unacknowledged on a long-lived connection; zero = the system's limit.
     pub user_timeout: Duration,
-    /// The shortest idle timeout of any app, known or not.
-    pub shortest_idle: Duration,
 }
 
 /// What all workers share.
@@ -128,7 +126,6 @@ struct Connection {
     location: Location,
     key: AffinityKey,
     accepted: Time,
-    idle_ticks: u32,
     stage: Stage,
 }
 
@@ -275,7 +272,7 @@ impl Proxy {
         let kept = routed.kept.take().map(|kept| (kept.socket, self.adopt(id, now)));
         let found_warm = kept.is_some();
         let watched = self.reactor.watch_reads(end.socket(), id.token(CLIENT));
-        let idle_ticks = idle_ticks(table.rules.idle_timeout);
+        self.connections.may_idle(id, idle_ticks(table.rules.idle_timeout));
         let mut dial = Box::new(Dial::new(table, origin, snapshot.dial));
         let progress = match (watched, kept) {
             (Ok(()), Some((socket, event))) => dial.begin_warm(routed, socket, event, now),
@@ -292,7 +289,6 @@ impl Proxy {
             location,
             key,
             accepted: now,
-            idle_ticks,
             stage: Stage::Dialing { client: end, dial },
         });
         self.dialled(id, connection, progress, now);

@@ -57,13 +57,6 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The shortest idle timeout that any connection can have.
-    #[must_use]
-    pub fn shortest_idle(&self) -> Duration {
-        let all = self.apps.values().chain([&self.default]);
-        all.map(|rules| rules.idle_timeout).min().unwrap_or_default()
-    }
-
     fn of(&self, app: &App) -> &AppRules {
         self.apps.get(app).unwrap_or(&self.default)
     }
@@ -220,6 +213,8 @@ pub struct Roster {
     meters: Arc<Meters>,
     known: HashMap<(BackendId, App, SocketAddr), Weak<Upstream>>,
     seated: Vec<Arc<Upstream>>,
+    /// How the breakers of those known work.
+    breaker: CircuitBreakerConfig,
     apps: HashMap<App, u32>,
     numbers: u64,
     versions: u64,
@@ -229,13 +224,14 @@ impl Roster {
     /// Nobody is known yet.
     #[must_use]
     pub fn new(meters: Arc<Meters>) -> Self {
-        let (known, seated, apps) = Default::default();
-        Self { meters, known, seated, apps, numbers: 0, versions: 0 }
+        let (known, seated, breaker, apps) = Default::default();
+        Self { meters, known, seated, breaker, apps, numbers: 0, versions: 0 }
     }
 
     /// The tables of a registry at `unix_now` (seconds since the epoch, for leases). Put them in force,
     /// and then [`seat`](Self::seat) them.
     pub fn tables(&mut self, registry: &Registry, rules: &Rules, unix_now: i64) -> Tables {
+        self.set_breakers(rules.breaker);
         let mut by_app: BTreeMap<App, Vec<Backend>> = BTreeMap::new();
         for backend in &registry.backends {
             by_app.entry(backend.app.clone()).or_default().push(backend.clone());
@@ -280,6 +276,16 @@ impl Roster {
         self.known.values().filter_map(Weak::upgrade)
     }
 
+    /// Has breakers work otherwise from now on; what they count and the states they are in stay. Those
+    /// that are not asked work as before.
+    fn set_breakers(&mut self, config: Option<CircuitBreakerConfig>) {
+        let Some(config) = config.filter(|config| *config != self.breaker) else { return };
+        self.breaker = config;
+        for upstream in self.known() {
+            upstream.breaker().set_config(config);
+        }
+    }
+
     fn app_table(
         &mut self,
         name: App,
@@ -309,7 +315,7 @@ impl Roster {
         for (place, &among_chosen) in order.iter().enumerate() {
             let row = chosen[among_chosen];
             place_of[row] = place;
-            upstreams.push(self.upstream(&backends[row], rules));
+            upstreams.push(self.upstream(&backends[row]));
         }
         let places = upstreams.iter().enumerate().map(|(p, u)| (u.number, p)).collect();
         let rows = backends
@@ -340,7 +346,7 @@ impl Roster {
 
     /// The backend's place in this process: the one that it has, also when it comes back while
     /// connections of its earlier row are still open, so that they count against its hard limit.
-    fn upstream(&mut self, backend: &Backend, rules: &Rules) -> Arc<Upstream> {
+    fn upstream(&mut self, backend: &Backend) -> Arc<Upstream> {
         let identity = (backend.id.clone(), backend.app.clone(), backend.addr());
         let id = backend.id.as_str();
         if let Some(known) = self.known.get(&identity).and_then(Weak::upgrade) {
@@ -352,8 +358,7 @@ impl Roster {
         let meter = self.meters.backend(id);
         meter.set_region(backend.region.as_str());
         let region = backend.region.clone();
-        let breaker = rules.breaker.unwrap_or_default();
-        let upstream = Upstream::new(identity.clone(), self.numbers, region, meter, breaker);
+        let upstream = Upstream::new(identity.clone(), self.numbers, region, meter, self.breaker);
         let upstream = Arc::new(upstream);
         self.known.insert(identity, Arc::downgrade(&upstream));
         upstream

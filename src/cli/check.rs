@@ -19,10 +19,6 @@ pub(super) fn run(file: Option<PathBuf>, out: &mut dyn Write) -> anyhow::Result<
     if !config.warnings.is_empty() {
         return Ok(super::CONFIGURATION);
     }
-    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.settings.log) {
-        eprintln!("edge-proxy: RUST_LOG = {:?}: {error}", config.settings.log);
-        return Ok(super::CONFIGURATION);
-    }
     if let Err(error) = app::country_database(&config) {
         bail!(app::StartError::from(error));
     }

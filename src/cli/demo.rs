@@ -6,12 +6,14 @@ use std::io::{BufRead, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use tokio::sync::mpsc;
 
+use super::run::Log;
 use crate::adapters::outbound::sqlite::{Access, SqliteBackendRepository};
-use crate::app::Edge;
+use crate::app::{Edge, Process};
 use crate::config::{Source, load};
 use crate::domain::ports::BackendRepository;
 use crate::infrastructure::log_sink::LogSink;
@@ -62,10 +64,15 @@ async fn demo() -> anyhow::Result<u8> {
     let rows = samples.iter().map(Sample::row).collect::<anyhow::Result<Vec<_>>>()?;
     repository.put(rows).await?;
 
-    let config = load(&source(&folder.0, &registry)?)?;
-    let log = super::run::start_log(&config)?;
+    let source = source(&folder.0, &registry)?;
+    let config = load(&source)?;
+    let log = Log::start(&config)?;
     let access_log = LogSink::start("access-log", std::io::stdout())?;
-    let edge = Edge::start(config, access_log).await?;
+    let set_log = log.setter(&access_log);
+    // Closing the terminal ends it, as it ends any other program in it.
+    let process =
+        Process { source: Arc::new(move || source.clone()), set_log, access_log, hangup: None };
+    let edge = Edge::start(config, process).await?;
     let addr = edge.addrs().clients.first().copied().context("the proxy listens nowhere")?;
     introduce(addr, &registry)?;
 
@@ -88,7 +95,7 @@ async fn demo() -> anyhow::Result<u8> {
         }
     };
     edge.run(until).await;
-    log.flush();
+    log.sink.flush();
     Ok(0)
 }
 

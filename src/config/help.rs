@@ -84,7 +84,8 @@ fn literal(setting: &Setting) -> String {
 /// The settings as a Markdown table.
 #[must_use]
 pub fn readme_table() -> String {
-    let mut text = String::from("| Variable | TOML | Default | |\n|---|---|---|---|\n");
+    let mut text =
+        String::from("| Variable | TOML | Default | Reload | |\n|---|---|---|---|---|\n");
     for setting in TABLE {
         let default = match setting.default {
             absent if setting.is_absent_by_default() => absent.into(),
@@ -92,9 +93,10 @@ pub fn readme_table() -> String {
         };
         let file = if setting.secret { " Has a `_FILE` form." } else { "" };
         let later = if setting.later.is_some() { " *(a later version)*" } else { "" };
+        let reload = if setting.reloadable { "yes" } else { "restart" };
         writeln!(
             text,
-            "| `{}` | `{}` | {default} | {}{file}{later} |",
+            "| `{}` | `{}` | {default} | {reload} | {}{file}{later} |",
             setting.env, setting.toml, setting.help
         )
         .expect("a string takes everything");
@@ -153,8 +155,8 @@ mod tests {
     fn the_page_has_a_row_of_four_cells_for_each_setting() {
         let page = readme_table();
         assert_eq!(page.lines().count(), 2 + TABLE.len());
-        assert!(page.lines().all(|row| row.matches('|').count() == 5), "{page}");
-        let row = "| `EDGEPROXY_IDLE_TIMEOUT_SECS` | `idle_timeout_secs` | `3600` |";
+        assert!(page.lines().all(|row| row.matches('|').count() == 6), "{page}");
+        let row = "| `EDGEPROXY_IDLE_TIMEOUT_SECS` | `idle_timeout_secs` | `3600` | yes |";
         assert!(page.contains(row), "{page}");
     }
 }

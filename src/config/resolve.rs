@@ -34,6 +34,15 @@ pub struct Effective {
     pub(super) secret_in_file: Option<Secret>,
 }
 
+impl Effective {
+    /// Has the value in effect stay as it was, whatever the file says now.
+    pub(super) fn stay(&mut self, before: &Self) {
+        self.value.clone_from(&before.value);
+        self.secret.clone_from(&before.secret);
+        self.origin = before.origin;
+    }
+}
+
 /// Where a value came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {

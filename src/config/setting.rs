@@ -84,8 +84,15 @@ macro_rules! settings {
                 let mut row = || rows.next().expect("the table has a row for each field");
                 Self { $($field: resolver.value::<$type>(row()),)* }
             }
+
+            /// These, but for those that only a restart changes: they stay as they are in `running`.
+            pub(super) fn in_place_of(self, running: &Self) -> Self {
+                Self { $($field: settings!(@kept $change, self.$field, running.$field),)* }
+            }
         }
     };
+    (@kept reload, $new:expr, $old:expr) => { $new };
+    (@kept restart, $new:expr, $old:expr) => { $old.clone() };
     (@reload) => { true };
     (@restart) => { false };
     (@now) => { None };

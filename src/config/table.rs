@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::list::{Addresses, Cidrs};
+use super::log_filter::LogFilter;
 use super::number::{Seconds, Whole};
 use super::resolve::Resolver;
 use super::secret::Secret;
@@ -20,9 +21,6 @@ pub(super) const HTTP: &str = "http mode is not in this version; bytes are carri
 pub(super) const PROXY_PROTOCOL: &str =
     "the PROXY protocol is not in this version; no header is read or sent";
 pub(super) const TLS: &str = "TLS is not in this version; nothing listens on the TLS address";
-const WATCH: &str =
-    "watching the configuration file is not in this version; a change needs a restart";
-const STATE: &str = "nothing is stored in the state folder in this version";
 const API: &str = "the control API is not in this version; nothing listens on the API address";
 
 settings! {
@@ -39,14 +37,14 @@ settings! {
     workers: Option<Whole<1, 1024>> = "(CPU count)", EDGEPROXY_WORKERS, "workers", restart, now,
         "Data-plane threads.";
     state_dir: Option<PathBuf> = "($STATE_DIRECTORY, else the folder of DB_PATH)",
-        EDGEPROXY_STATE_DIR, "state_dir", restart, later(STATE),
-        "Folder for the snapshot, the generated token and sockets.";
+        EDGEPROXY_STATE_DIR, "state_dir", restart, now,
+        "Folder for what must outlive the process: the last good table of PostgreSQL.";
     db_path: PathBuf = "routing.db", EDGEPROXY_DB_PATH, "db_path", restart, now,
         "SQLite registry; created with its schema if missing.";
     db_reload_secs: Seconds<1, DAY> = "5", EDGEPROXY_DB_RELOAD_SECS, "db_reload_secs", reload, now,
         "How often the SQLite registry is looked at, in seconds.";
-    geoip_path: Option<PathBuf> = "(embedded)", EDGEPROXY_GEOIP_PATH, "geoip_path", restart, now,
-        "MaxMind-format country database that replaces the embedded one.";
+    geoip_path: Option<PathBuf> = "(embedded)", EDGEPROXY_GEOIP_PATH, "geoip_path", reload, now,
+        "MaxMind-format country database that replaces the embedded one; read anew when it changes.";
     idle_timeout_secs: Seconds<1, YEAR> = "3600", EDGEPROXY_IDLE_TIMEOUT_SECS,
         "idle_timeout_secs", reload, now,
         "A connection without a byte either way for so many seconds is closed.";
@@ -73,7 +71,7 @@ settings! {
     slow_start_secs: Seconds<0, DAY> = "30", EDGEPROXY_SLOW_START_SECS, "slow_start_secs", reload,
         now,
         "A recovered or new backend ramps up from 10 % for so many seconds; 0 = off.";
-    log: String = "info", RUST_LOG, "log", reload, now,
+    log: LogFilter = "info", RUST_LOG, "log", reload, now,
         "What is logged: error, warn, info, debug, trace, or a filter.";
     log_format: LogFormat = "text", EDGEPROXY_LOG_FORMAT, "log_format", restart, now,
         "How log lines are written: text or json.";
@@ -179,11 +177,11 @@ settings! {
         "Path of the metrics.";
 
     config_watch_enabled: bool = "false", EDGEPROXY_CONFIG_WATCH_ENABLED, "config_watch.enabled",
-        restart, later(WATCH, |s| s.config_watch_enabled),
+        restart, now,
         "Reload when the configuration file changes.";
     config_watch_interval_secs: Seconds<1, DAY> = "5", EDGEPROXY_CONFIG_WATCH_INTERVAL_SECS,
-        "config_watch.interval_secs", restart, later(WATCH),
-        "How often the file is looked at, in seconds.";
+        "config_watch.interval_secs", restart, now,
+        "How often it and the geo database are looked at, besides when the kernel tells of a change, in seconds.";
 
     postgres_enabled: bool = "false", EDGEPROXY_POSTGRES_ENABLED, "postgres.enabled", restart,
         now,
@@ -206,6 +204,9 @@ settings! {
     postgres_reload_secs: Seconds<1, DAY> = "5", EDGEPROXY_POSTGRES_RELOAD_SECS,
         "postgres.reload_secs", restart, now,
         "How often the whole table is read, in seconds.";
+    postgres_wait_secs: Seconds<0, YEAR> = "0", EDGEPROXY_POSTGRES_WAIT_SECS, "postgres.wait_secs",
+        restart, now,
+        "Longest wait at start for a database that does not answer, without a snapshot to serve from, in seconds; 0 = end with an error.";
 
     tls_enabled: bool = "false", EDGEPROXY_TLS_ENABLED, "tls.enabled", restart,
         later(TLS, |s| s.tls_enabled),

@@ -315,7 +315,7 @@ fn asking_for_what_is_not_in_this_version_is_noted_and_not_asking_is_not() {
     assert_eq!(quiet.loaded().notices, [""; 0]);
     let loud = written(
         &[("EDGEPROXY_MODE", "http"), ("EDGEPROXY_API_ENABLED", "1")],
-        "proxy_protocol_trusted = [\"10.0.0.0/8\"]\nconfig_watch.enabled = true",
+        "proxy_protocol_trusted = [\"10.0.0.0/8\"]",
     );
     assert_eq!(
         loud.loaded().notices,
@@ -324,8 +324,6 @@ fn asking_for_what_is_not_in_this_version_is_noted_and_not_asking_is_not() {
              bytes are carried as in tcp mode",
             "EDGEPROXY_PROXY_PROTOCOL_TRUSTED=10.0.0.0/8: the PROXY protocol is not in this \
              version; no header is read or sent",
-            "EDGEPROXY_CONFIG_WATCH_ENABLED=true: watching the configuration file is not in this \
-             version; a change needs a restart",
             "EDGEPROXY_API_ENABLED=true: the control API is not in this version; \
              nothing listens on the API address",
         ]

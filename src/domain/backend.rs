@@ -127,6 +127,28 @@ pub enum AdminState {
     Maint,
 }
 
+impl AdminState {
+    /// The word for it in stores.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+        }
+    }
+}
+
+impl std::str::FromStr for AdminState {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Ready, Self::Drain, Self::Maint];
+        let known = all.into_iter().find(|state| state.as_str() == text);
+        known.ok_or_else(|| format!("admin_state = {text:?}: must be ready, drain or maint"))
+    }
+}
+
 /// Why a backend takes no new connections, by what is written about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ineligible {

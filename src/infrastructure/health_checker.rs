@@ -209,6 +209,13 @@ impl HealthChecker {
         }
     }
 
+    /// Takes over what `earlier` has found, to go on from there in another manner. For a checker that
+    /// has not begun.
+    pub fn go_on_from(&self, earlier: &Self) {
+        let verdict = lock(&earlier.shared.progress).verdict;
+        lock(&self.shared.progress).verdict = verdict;
+    }
+
     /// What is known by now. Never waits for a probe.
     #[must_use]
     pub fn status(&self) -> HealthStatus {

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
@@ -26,7 +26,8 @@ const FLUSH_TRIES: u32 = 50;
 /// Where batches go. Clones write to the same place.
 #[derive(Clone, Debug)]
 pub struct LogSink {
-    batches: Option<SyncSender<Batch>>,
+    batches: SyncSender<Batch>,
+    on: Arc<AtomicBool>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -45,19 +46,19 @@ impl LogSink {
     pub fn start(name: &str, out: impl Write + Send + 'static) -> std::io::Result<Self> {
         let (batches, waiting) = sync_channel(WAITING);
         std::thread::Builder::new().name(name.into()).spawn(move || write_all(&waiting, out))?;
-        Ok(Self { batches: Some(batches), dropped: Arc::default() })
+        let on = Arc::new(AtomicBool::new(true));
+        Ok(Self { batches, on, dropped: Arc::default() })
     }
 
-    /// A sink that keeps nothing.
+    /// Whether lines are kept at all; they are at first.
     #[must_use]
-    pub fn off() -> Self {
-        Self { batches: None, dropped: Arc::default() }
+    pub fn is_on(&self) -> bool {
+        self.on.load(Ordering::Relaxed)
     }
 
-    /// Whether lines are kept at all.
-    #[must_use]
-    pub const fn is_on(&self) -> bool {
-        self.batches.is_some()
+    /// Has lines kept from now on, or not.
+    pub fn set_on(&self, on: bool) {
+        self.on.store(on, Ordering::Relaxed);
     }
 
     /// How many lines were dropped because the writer could not keep up.
@@ -74,11 +75,10 @@ impl LogSink {
 
     /// Waits, a second at most, until what was handed over is written. For the end of the process.
     pub fn flush(&self) {
-        let Some(batches) = &self.batches else { return };
         let (flushed, wait) = sync_channel(1);
         let mut marker = Batch::Flushed(flushed);
         for _ in 0..FLUSH_TRIES {
-            match batches.try_send(marker) {
+            match self.batches.try_send(marker) {
                 Ok(()) => {
                     let _ = wait.recv_timeout(FLUSH_WAIT);
                     return;
@@ -91,8 +91,7 @@ impl LogSink {
     }
 
     fn send(&self, lines: Vec<u8>, count: u64) {
-        let Some(batches) = &self.batches else { return };
-        if batches.try_send(Batch::Lines(lines)).is_err() {
+        if self.batches.try_send(Batch::Lines(lines)).is_err() {
             self.dropped.fetch_add(count, Ordering::Relaxed);
         }
     }

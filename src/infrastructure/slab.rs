@@ -48,7 +48,15 @@ struct Entry<T> {
     generation: u32,
     touched: u32,
     born: u32,
+    may_idle: u32,
     milestone: u8,
+}
+
+impl<T> Entry<T> {
+    const fn age(&self) -> Age {
+        let Self { born, touched, may_idle, milestone, .. } = *self;
+        Age { born, touched, may_idle, milestone }
+    }
 }
 
 /// The times of an entry, in ticks of the caller's.
@@ -58,6 +66,8 @@ pub struct Age {
     pub born: u32,
     /// When it was last touched.
     pub touched: u32,
+    /// How long it may stay untouched.
+    pub may_idle: u32,
     /// What [`Slab::reach`] was last called with; 0 before.
     pub milestone: u8,
 }
@@ -92,6 +102,7 @@ impl<T> Slab<T> {
                 generation: 0,
                 touched: tick,
                 born: tick,
+                may_idle: u32::MAX,
                 milestone: 0,
             });
             place
@@ -100,6 +111,7 @@ impl<T> Slab<T> {
         let entry = &mut self.entries[place as usize];
         entry.generation = self.generations;
         (entry.touched, entry.born, entry.milestone) = (tick, tick, 0);
+        entry.may_idle = u32::MAX;
         Some(Key { place, generation: entry.generation })
     }
 
@@ -144,6 +156,13 @@ impl<T> Slab<T> {
         }
     }
 
+    /// Sets how long a key may stay untouched; without it, for ever.
+    pub fn may_idle(&mut self, key: Key, ticks: u32) {
+        if let Some(entry) = self.entry(key) {
+            entry.may_idle = ticks;
+        }
+    }
+
     /// Notes how far an entry has come.
     pub fn reach(&mut self, key: Key, milestone: u8) {
         if let Some(entry) = self.entry(key) {
@@ -161,8 +180,7 @@ impl<T> Slab<T> {
     #[must_use]
     pub fn age(&self, key: Key) -> Option<Age> {
         let entry = self.entries.get(key.place as usize)?;
-        let Entry { born, touched, milestone, generation, .. } = *entry;
-        (generation == key.generation).then_some(Age { born, touched, milestone })
+        (entry.generation == key.generation).then(|| entry.age())
     }
 
     /// Every value's key and age.
@@ -170,8 +188,7 @@ impl<T> Slab<T> {
         self.entries.iter().zip(0..).filter(|(entry, _)| entry.value.is_some()).map(
             |(entry, place)| {
                 let key = Key { place, generation: entry.generation };
-                let Entry { born, touched, milestone, .. } = *entry;
-                (key, Age { born, touched, milestone })
+                (key, entry.age())
             },
         )
     }

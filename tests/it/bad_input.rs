@@ -213,8 +213,7 @@ fn with_everything_enabled_what_is_for_later_is_said_to_do_nothing_yet_and_the_r
         "EDGEPROXY_POOL_ENABLED",
         "EDGEPROXY_METRICS_ENABLED",
     ];
-    let later =
-        ["EDGEPROXY_CONFIG_WATCH_ENABLED", "EDGEPROXY_TLS_ENABLED", "EDGEPROXY_API_ENABLED"];
+    let later = ["EDGEPROXY_TLS_ENABLED", "EDGEPROXY_API_ENABLED"];
     let site = working
         .iter()
         .chain(&later)

@@ -33,14 +33,7 @@ pub(super) fn lease(
     expires_at: Option<Number>,
     admin_state: Option<&str>,
 ) -> Result<Lease, String> {
-    let admin_state = match admin_state {
-        None | Some("ready") => AdminState::Ready,
-        Some("drain") => AdminState::Drain,
-        Some("maint") => AdminState::Maint,
-        Some(other) => {
-            return Err(format!("admin_state = {other:?}: must be ready, drain or maint"));
-        }
-    };
+    let admin_state = admin_state.map_or(Ok(AdminState::Ready), str::parse)?;
     let generation = whole(generation, "generation")?.unwrap_or(0);
     Ok(Lease { generation, expires_at: whole(expires_at, "lease_expires_at")?, admin_state })
 }

@@ -6,7 +6,6 @@
 //! protocol and has no name, so that poolers can pass it on.
 
 mod address;
-mod backoff;
 mod database;
 mod dial;
 mod failed;

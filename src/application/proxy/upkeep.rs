@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::{Proxy, Stage, TICKS_PER_SEC, connect, dial_tools, idle_ticks, ticks};
+use super::{Proxy, Stage, TICKS_PER_SEC, connect, dial_tools, ticks};
 use crate::application::account::Reason;
 use crate::domain::time::Time;
 use crate::infrastructure::shutdown::Drain;
@@ -100,10 +100,7 @@ impl Proxy {
     /// come of age.
     fn sweep(&mut self, now: Time) {
         let tick = ticks(now);
-        let snapshot = self.shared.snapshot.load();
-        let shortest = idle_ticks(snapshot.shortest_idle);
-        let user_timeout = snapshot.user_timeout;
-        drop(snapshot);
+        let user_timeout = self.shared.snapshot.load().user_timeout;
         let since = ticks(self.counted).wrapping_sub(1);
         let counts = now.since(self.counted) >= COUNT;
         if counts {
@@ -114,7 +111,7 @@ impl Proxy {
             .ages()
             .filter(|(_, age)| {
                 next_milestone(age, tick).is_some()
-                    || tick.wrapping_sub(age.touched) > shortest
+                    || tick.wrapping_sub(age.touched) > age.may_idle
                     || (counts && tick.wrapping_sub(age.touched) <= tick.wrapping_sub(since))
             })
             .map(|(id, _)| id)
@@ -122,13 +119,13 @@ impl Proxy {
         for id in due {
             let Some(age) = self.connections.age(id) else { continue };
             let Some(mut connection) = self.connections.take(id) else { continue };
-            let (idle_ticks, accepted) = (connection.idle_ticks, connection.accepted);
+            let accepted = connection.accepted;
             let Stage::Relaying(relaying) = &mut connection.stage else {
                 self.connections.put(id, connection);
                 continue;
             };
             // Both moments are rounded down to ticks, so that equal is not yet enough.
-            if tick.wrapping_sub(age.touched) > idle_ticks {
+            if tick.wrapping_sub(age.touched) > age.may_idle {
                 self.end(id, connection, Reason::Idle, now);
                 continue;
             }

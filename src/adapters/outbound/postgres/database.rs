@@ -133,7 +133,7 @@ impl Database {
 
     /// Keeps as many connections open as was asked for, for ever.
     pub(super) async fn keep_warm(&self, slowest: Duration) {
-        let mut pause = super::backoff::Backoff::new(slowest.max(UPKEEP));
+        let mut pause = crate::infrastructure::backoff::Backoff::new(slowest.max(UPKEEP));
         loop {
             self.discard_closed();
             let mut held = Vec::with_capacity(self.least);

@@ -8,11 +8,11 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{AsyncMessage, Client, Connection, Socket};
 
-use super::backoff::Backoff;
 use super::database::{Database, READ};
 use super::failed::Failed;
 use super::schema::CHANNEL;
 use super::tls::TlsStream;
+use crate::infrastructure::backoff::Backoff;
 
 /// A connection that is silent is asked this often whether it lives.
 const PING: Duration = Duration::from_secs(30);

@@ -9,7 +9,6 @@ use tokio::time::sleep;
 
 use super::PostgresConfig;
 use super::address::Address;
-use super::backoff::Backoff;
 use super::database::Database;
 use super::dial::Dialer;
 use super::failed::Failed;
@@ -19,6 +18,7 @@ use super::{rows, schema, writes};
 use crate::clock;
 use crate::domain::ports::{Registry, RepositoryError};
 use crate::domain::{Backend, BackendId};
+use crate::infrastructure::backoff::Backoff;
 
 /// Shortest time between two attempts, whatever the configuration says.
 const SHORTEST: Duration = Duration::from_millis(10);

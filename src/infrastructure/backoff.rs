@@ -6,23 +6,23 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(100);
 
 /// Waits that double, each drawn from its upper half, so that many do not come back together.
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
     longest: Duration,
 }
 
 impl Backoff {
-    pub(super) fn new(longest: Duration) -> Self {
+    pub(crate) fn new(longest: Duration) -> Self {
         Self { next: FIRST.min(longest), longest }
     }
 
     /// After a success.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         *self = Self::new(self.longest);
     }
 
     /// How long to wait now.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let wait = self.next.mul_f64(0.5 + fastrand::f64() / 2.0);
         self.next = self.next.saturating_mul(2).min(self.longest);
         wait

@@ -1,0 +1,83 @@
+//! Reads the registry whenever it may have changed, and passes on what it finds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::store::Store;
+use crate::clock;
+use crate::config::Config;
+use crate::domain::ports::{Registry, RepositoryError};
+use crate::infrastructure::backoff::Backoff;
+
+/// What a reading came to: the table, or `None` when it is the one of the reading before.
+pub(super) type Reading = Result<Option<Registry>, RepositoryError>;
+
+/// Reads a store at an interval, sooner when it says that something has changed or somebody asks,
+/// and with growing pauses, up to the interval, while it does not answer.
+pub(super) struct Feed {
+    pub store: Store,
+    pub config: watch::Receiver<Arc<Config>>,
+    /// Asks for a reading now.
+    pub look: Arc<Notify>,
+    pub readings: mpsc::Sender<Reading>,
+}
+
+impl Feed {
+    /// Until nobody receives readings any more.
+    pub async fn run(mut self) {
+        let mut backoff: Option<Backoff> = None;
+        let mut pause = self.interval();
+        loop {
+            self.wait(pause).await;
+            if let Some(hints) = &mut self.store.hints {
+                // What is heard from now on may be of a change that this reading does not see.
+                hints.mark_unchanged();
+            }
+            let begun = clock::now();
+            let reading = self.store.read().await;
+            let took = clock::now().since(begun);
+            let interval = self.interval();
+            if reading.is_ok() {
+                backoff = None;
+                // A little early, so that POPs that began together do not stay together.
+                pause = interval - interval / 100 * fastrand::u32(0..=10);
+            } else {
+                pause = backoff.get_or_insert_with(|| Backoff::new(interval)).next();
+            }
+            if self.readings.send(reading).await.is_err() {
+                return;
+            }
+            // Hints that never end must not keep the store busy: it rests as long as it worked.
+            let rest = took.min(interval);
+            tokio::time::sleep(rest).await;
+            pause = pause.saturating_sub(rest);
+        }
+    }
+
+    fn interval(&self) -> Duration {
+        Store::interval(&self.config.borrow().settings)
+    }
+
+    /// Until the next reading is due, or something asks for one.
+    async fn wait(&mut self, pause: Duration) {
+        let hint = async {
+            let told = match &mut self.store.hints {
+                Some(hints) => hints.changed().await.is_ok(),
+                None => false,
+            };
+            if !told {
+                std::future::pending::<()>().await;
+            }
+        };
+        let mut config = self.config.clone();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = hint => {}
+            () = self.look.notified() => {}
+            // The interval may be another one now.
+            _ = config.changed() => {}
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Reads the configuration anew, as one transaction: everything that can fail is done before anything
+//! changes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::country_database;
+use crate::config::{Change, Config, LogFilter, Source, diff, load};
+use crate::domain::ports::CountryLookup;
+
+/// Lines of what is wrong, and of what has changed, that are logged one by one.
+const NAMED: usize = 50;
+
+/// Where a configuration comes from, and what is remembered of it.
+pub(super) struct Reload {
+    pub source: Arc<dyn Fn() -> Source + Send + Sync>,
+    pub set_log: Arc<dyn Fn(&LogFilter) + Send + Sync>,
+    pub state: Arc<ReloadState>,
+}
+
+/// A configuration that may be put in force: nothing about it can fail any more.
+pub(super) struct Prepared {
+    /// What will be in force.
+    pub config: Config,
+    /// What is different, what needs a restart included.
+    pub changes: Vec<Change>,
+    /// The country database, when it is another one.
+    pub database: Option<Arc<dyn CountryLookup>>,
+}
+
+/// What reloads came to, for whoever asks.
+#[derive(Debug, Default)]
+pub(super) struct ReloadState {
+    successes: AtomicU64,
+    failures: AtomicU64,
+    last_failed: AtomicBool,
+}
+
+impl Reload {
+    /// Reads and checks everything, off this thread. `None`, and every error in the log, when
+    /// anything is wrong.
+    pub async fn prepare(&self, running: Arc<Config>) -> Option<Prepared> {
+        let source = Arc::clone(&self.source);
+        let prepared = tokio::task::spawn_blocking(move || prepare(&source(), &running)).await;
+        let errors = match prepared {
+            Ok(Ok(prepared)) => {
+                self.state.succeeded();
+                return Some(prepared);
+            }
+            Ok(Err(errors)) => errors,
+            Err(error) => vec![error.to_string()],
+        };
+        self.state.failed();
+        for error in errors.iter().take(NAMED) {
+            tracing::error!("configuration: {error}");
+        }
+        tracing::error!(
+            errors = errors.len(),
+            "the configuration was not reloaded: the one in force stays"
+        );
+        None
+    }
+}
+
+fn prepare(source: &Source, running: &Config) -> Result<Prepared, Vec<String>> {
+    let said = |errors: &[crate::config::ConfigError]| -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
+    };
+    let new = load(source).map_err(|errors| said(&errors.0))?;
+    let changes = diff(running, &new);
+    let config = new.in_place_of(running);
+    let database = if config.settings.geoip_path == running.settings.geoip_path {
+        None
+    } else {
+        Some(country_database(&config).map_err(|error| vec![error.to_string()])?)
+    };
+    Ok(Prepared { config, changes, database })
+}
+
+/// Says what a reload has changed, and what it has not.
+pub(super) fn log(changes: &[Change], why: &str) {
+    for change in changes.iter().take(NAMED) {
+        if change.reloadable && change.overridden_by.is_none() {
+            tracing::info!("configuration: {change}");
+        } else {
+            tracing::warn!("configuration: {change}");
+        }
+    }
+    let in_force = changes.iter().filter(|change| is_in_force(change)).count();
+    tracing::info!(
+        why,
+        changes = in_force,
+        not_in_force = changes.len() - in_force,
+        "configuration reloaded"
+    );
+}
+
+/// Whether a change is one of what the process goes by.
+pub(super) const fn is_in_force(change: &Change) -> bool {
+    change.reloadable && change.overridden_by.is_none()
+}
+
+impl ReloadState {
+    fn succeeded(&self) {
+        self.successes.fetch_add(1, Ordering::Relaxed);
+        self.last_failed.store(false, Ordering::Relaxed);
+    }
+
+    fn failed(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.last_failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Reloads that were put in force.
+    pub fn successes(&self) -> u64 {
+        self.successes.load(Ordering::Relaxed)
+    }
+
+    /// Those of a configuration that was wrong.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Whether the configuration last read is in force; so is the first.
+    pub fn last_succeeded(&self) -> bool {
+        !self.last_failed.load(Ordering::Relaxed)
+    }
+}
