@@ -39,14 +39,15 @@ use crate::adapters::outbound::geo::{EmbeddedGeo, GeoError, MmdbGeo};
 use crate::application::account::Format;
 use crate::application::admission::ClientCounts;
 use crate::application::connect::Demotions;
-use crate::application::proxy::Shared;
-use crate::application::upstreams::{Roster, Tables};
+use crate::application::proxy::{Shared, Snapshot};
+use crate::application::upstreams::{Roster, Tables, Upstream};
 use crate::clock;
 use crate::config::{Config, LogFilter, LogFormat, Source};
 use crate::domain::affinity::Affinity;
 use crate::domain::ports::{CountryLookup, Registry, RepositoryError};
 use crate::infrastructure::config_watcher::Changes;
 use crate::infrastructure::log_sink::LogSink;
+use crate::infrastructure::meters::Meters;
 use crate::infrastructure::reactor::Reactor;
 use crate::infrastructure::{ConfigWatcher, ShutdownController, shutdown_signal};
 use control::Control;
@@ -149,19 +150,7 @@ impl Edge {
         let (demotions, demoted) = mpsc::channel(DEMOTIONS);
         let geo = rules::geo(&config, &database);
         let snapshot = rules::snapshot(&config, &machine, listeners, tables.clone(), geo, None);
-        let shared = Arc::new(Shared {
-            snapshot: ArcSwap::from_pointee(snapshot),
-            affinity: Affinity::new(BINDINGS),
-            clients: Arc::new(ClientCounts::default()),
-            shutdown: ShutdownController::new(),
-            demotions: Demotions::new(demotions),
-            format: match settings.log_format {
-                LogFormat::Text => Format::Text,
-                LogFormat::Json => Format::Json,
-            },
-            meters: Arc::clone(metrics_store.meters()),
-            short_of_descriptors: AtomicU64::new(0),
-        });
+        let shared = shared(snapshot, demotions, settings.log_format, metrics_store.meters());
         let Process { source, set_log, access_log, hangup } = process;
         let (workers, endings) = start_workers(bound.listeners, &shared, &access_log)?;
 
@@ -299,6 +288,27 @@ impl Edge {
         let forced = shutdown.forced_connections();
         tracing::info!("drained {}, forced {forced}", open.saturating_sub(forced));
     }
+}
+
+fn shared(
+    snapshot: Snapshot,
+    demotions: mpsc::Sender<(Arc<Upstream>, Duration)>,
+    log_format: LogFormat,
+    meters: &Arc<Meters>,
+) -> Arc<Shared> {
+    Arc::new(Shared {
+        snapshot: ArcSwap::from_pointee(snapshot),
+        affinity: Affinity::new(BINDINGS),
+        clients: Arc::new(ClientCounts::default()),
+        shutdown: ShutdownController::new(),
+        demotions: Demotions::new(demotions),
+        format: match log_format {
+            LogFormat::Text => Format::Text,
+            LogFormat::Json => Format::Json,
+        },
+        meters: Arc::clone(meters),
+        short_of_descriptors: AtomicU64::new(0),
+    })
 }
 
 fn start_workers(

@@ -269,7 +269,7 @@ async fn hung_up(hangup: &mut Option<Signal>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Until a second since the epoch has begun.

@@ -42,7 +42,7 @@ impl Feed {
             if reading.is_ok() {
                 backoff = None;
                 // A little early, so that POPs that began together do not stay together.
-                pause = interval - interval / 100 * fastrand::u32(0..=10);
+                pause = interval.mul_f64(1.0 - fastrand::f64() / 10.0);
             } else {
                 pause = backoff.get_or_insert_with(|| Backoff::new(interval)).next();
             }

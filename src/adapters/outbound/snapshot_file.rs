@@ -260,7 +260,7 @@ mod tests {
         assert!(file.confirm().is_err());
         file.write(&registry()).unwrap();
         let day = Duration::from_secs(86_400);
-        let yesterday = UNIX_EPOCH + (clock::wall() - day);
+        let yesterday = UNIX_EPOCH + clock::wall().saturating_sub(day);
         File::options().write(true).open(file.path()).unwrap().set_modified(yesterday).unwrap();
         assert!(file.read().unwrap().unwrap().age >= day);
         file.confirm().unwrap();
