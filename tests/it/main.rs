@@ -27,5 +27,6 @@ mod repository;
 mod routing;
 mod shutdown;
 mod slow_start;
+mod snapshot;
 mod support;
 mod traffic;

@@ -19,6 +19,7 @@ pub use backend::{Backend, BlackHole, Refusing};
 pub use client::{Client, Visit, reset};
 pub use edge::Edge;
 pub use http::ask;
+pub use lines::Lines;
 pub use logged::Logged;
 pub use metrics::Metrics;
 pub use process::{connections_to, raise_descriptor_limit};

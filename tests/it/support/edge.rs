@@ -245,6 +245,13 @@ impl Edge {
         Exit { code: status.code(), took, access_lines, log: self.log.to_the_end(PATIENCE) }
     }
 
+    /// Kills it, and gives back what it ran with, to start it again.
+    pub fn killed(mut self) -> Site {
+        self.signal_at_once(Signal::KILL);
+        self.exit();
+        std::mem::replace(&mut self.site, Site::new())
+    }
+
     /// Ends it as a supervisor does, and waits.
     pub fn stop(mut self) -> Exit {
         self.signal(Signal::TERM);

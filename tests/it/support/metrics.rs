@@ -32,6 +32,13 @@ impl Metrics {
         self.sum(name, labels)
     }
 
+    /// The seconds of the one sample of this name.
+    pub fn seconds(&self, name: &str) -> f64 {
+        let sample =
+            self.with(name, &[]).next().unwrap_or_else(|| panic!("no {name} in {self:#?}"));
+        sample.value.parse().unwrap_or_else(|_| panic!("not a number: {sample:?}"))
+    }
+
     /// The same, and nothing counts as 0.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         self.with(name, labels).map(Sample::number).sum()

@@ -147,6 +147,25 @@ impl Postgres {
         self.stop_with(Signal::KILL);
     }
 
+    /// Has it accept connections and say nothing.
+    pub fn freeze(&self) {
+        self.signal_all(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal_all(Signal::CONT);
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        let server = self.server.as_ref().expect("it runs");
+        let all = children(server.id()).into_iter().chain([Pid::from_child(server)]);
+        for pid in all {
+            // One of them may just have ended.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
     /// Starts again after `kill`, on the same port.
     pub fn restart(&mut self) {
         self.launch();

@@ -1,0 +1,184 @@
+//! Starting without the database: from the last good table, which a file has kept.
+
+use std::fs::File;
+use std::io::Read;
+use std::process::Child;
+use std::time::{Duration, SystemTime};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::postgres::Postgres;
+use crate::support::{Backend, Edge, Lines, PATIENCE, Row, Site, eventually};
+
+fn site(server: &Postgres) -> Site {
+    Site::new()
+        .without_affinity()
+        .with_metrics()
+        .env("EDGEPROXY_POSTGRES_ENABLED", "true")
+        .env("EDGEPROXY_POSTGRES_URL", &server.url())
+        .env("EDGEPROXY_POSTGRES_RELOAD_SECS", "1")
+        .env("EDGEPROXY_POSTGRES_CONNECT_TIMEOUT_SECS", "2")
+        .env("EDGEPROXY_SLOW_START_SECS", "0")
+}
+
+const FILE: &str = "registry-snapshot.json";
+
+fn served_by(edge: &Edge) -> Option<String> {
+    edge.visit().ok().map(|visit| visit.served_by)
+}
+
+/// A POP that has served this row, and its database.
+fn having_served(row: &Row) -> (Site, Postgres) {
+    let server = Postgres::start();
+    let edge = site(&server).start();
+    server.sql(&row.insert());
+    eventually("the row is served", || served_by(&edge));
+    let has_row = || {
+        let text = std::fs::read_to_string(edge.site.path(FILE)).ok()?;
+        text.contains(&format!("\"{}\"", row.id)).then_some(())
+    };
+    eventually("it is kept", has_row);
+    (edge.killed(), server)
+}
+
+/// The program, begun and not yet ready, and its log.
+fn begun(site: &Site) -> (Child, Lines) {
+    let mut child = site.command(&[]).spawn().expect("it starts");
+    let log = Lines::of(child.stderr.take().expect("piped"));
+    (child, log)
+}
+
+fn expect(log: &Lines, text: &str) {
+    let found = log.find(PATIENCE, |line| line.contains(text).then_some(()));
+    assert!(found.is_some(), "no {text:?}: {:#?}", log.so_far());
+}
+
+#[test]
+fn a_pop_starts_from_it_while_its_database_is_down_and_takes_up_what_has_changed_once_it_is_back() {
+    let [one, other] = [Backend::named("one"), Backend::named("other")];
+    let (site, mut server) = having_served(&Row::new("one", one.addr()));
+    server.kill();
+    let hour = Duration::from_secs(3_600);
+    let kept = File::options().write(true).open(site.path(FILE)).unwrap();
+    kept.set_modified(SystemTime::now() - hour).unwrap();
+    let edge = site.start();
+    let said = edge.wait_for_log("serving from the snapshot");
+    assert!(said.contains("WARN") && said.contains("1h 0m old"), "{said}");
+    assert!(said.contains("PostgreSQL edge@127.0.0.1:"), "{said}");
+    assert_eq!(served_by(&edge).as_deref(), Some("one"));
+    let metrics = edge.metrics();
+    assert_eq!(metrics.value("edgeproxy_registry_up", &[]), 0);
+    assert!(metrics.seconds("edgeproxy_registry_age_seconds") >= 3_600.0);
+    assert_eq!(edge.get("/readyz").status, 200, "a table is loaded");
+
+    server.restart();
+    server.sql(&format!("DELETE FROM backends; {}", Row::new("other", other.addr()).insert()));
+    eventually("the change is served", || {
+        (served_by(&edge).as_deref() == Some("other")).then_some(())
+    });
+    let metrics =
+        edge.metrics_when("it is noticed", |m| m.value("edgeproxy_registry_up", &[]) == 1);
+    assert!(metrics.seconds("edgeproxy_registry_age_seconds") < 3_600.0);
+    edge.wait_for_log("the registry can be read again, after 1h 0m");
+}
+
+#[test]
+fn a_database_that_accepts_and_says_nothing_is_not_waited_for_for_ever() {
+    let backend = Backend::named("a");
+    let (site, server) = having_served(&Row::new("a", backend.addr()));
+    server.freeze();
+    let edge = site.env("EDGEPROXY_POSTGRES_QUERY_TIMEOUT_SECS", "1").start();
+    edge.wait_for_log("serving from the snapshot");
+    assert_eq!(served_by(&edge).as_deref(), Some("a"));
+    server.thaw();
+    edge.metrics_when("it is back", |metrics| metrics.value("edgeproxy_registry_up", &[]) == 1);
+}
+
+#[test]
+fn one_that_is_damaged_or_of_another_database_is_not_served_from() {
+    let backend = Backend::named("a");
+    let (site, mut server) = having_served(&Row::new("a", backend.addr()));
+    server.create_database("other");
+    let other = server.url_of("edge", "s3cret", "other");
+    server.kill();
+    let site = site.env("EDGEPROXY_POSTGRES_URL", &other);
+    let failed = site.run(&[]);
+    assert_eq!(failed.code, Some(69), "{failed:?}");
+    assert!(failed.err.contains("it is of another registry: PostgreSQL edge@"), "{failed:?}");
+
+    let site = site.env("EDGEPROXY_POSTGRES_URL", &server.url());
+    let text = std::fs::read_to_string(site.path(FILE)).unwrap();
+    std::fs::write(site.path(FILE), &text[..text.len() / 2]).unwrap();
+    let failed = site.run(&[]);
+    assert_eq!(failed.code, Some(69), "{failed:?}");
+    assert!(failed.err.contains(FILE) && failed.err.contains("damaged"), "{failed:?}");
+    assert!(!failed.err.contains("s3cret"), "{failed:?}");
+}
+
+#[test]
+fn a_pop_that_is_told_to_waits_for_its_database() {
+    let mut server = Postgres::start();
+    let site = site(&server).env("EDGEPROXY_POSTGRES_WAIT_SECS", "600").prepared();
+    server.kill();
+    let (mut waiting, log) = begun(&site);
+    expect(&log, "so it is waited for");
+    server.restart();
+    expect(&log, "edge-proxy is ready");
+    kill_process(Pid::from_child(&waiting), Signal::TERM).expect("it runs");
+    assert_eq!(waiting.wait().expect("it ends").code(), Some(0));
+}
+
+#[test]
+fn a_signal_ends_the_wait_in_order() {
+    let mut server = Postgres::start();
+    let site = site(&server).env("EDGEPROXY_POSTGRES_WAIT_SECS", "600").prepared();
+    server.kill();
+    let (mut waiting, log) = begun(&site);
+    expect(&log, "so it is waited for");
+    kill_process(Pid::from_child(&waiting), Signal::TERM).expect("it runs");
+    assert_eq!(waiting.wait().expect("it ends").code(), Some(0));
+    let mut said = String::new();
+    waiting.stdout.take().expect("piped").read_to_string(&mut said).expect("UTF-8");
+    assert_eq!(said, "");
+}
+
+#[test]
+fn a_state_folder_that_cannot_be_written_is_warned_of_and_serving_goes_on() {
+    let backend = Backend::named("a");
+    let server = Postgres::start();
+    let edge = site(&server).env("EDGEPROXY_STATE_DIR", "/proc/nowhere").start();
+    server.sql(&Row::new("a", backend.addr()).insert());
+    eventually("the row is served", || served_by(&edge));
+    let said = edge.wait_for_log("/proc/nowhere/registry-snapshot.json");
+    assert!(said.contains("WARN") && said.contains("cannot be written"), "{said}");
+}
+
+#[test]
+fn no_lease_ends_while_the_database_cannot_be_read_nor_when_the_pop_starts_again() {
+    let backend = Backend::named("a");
+    let mut server = Postgres::start();
+    let edge = site(&server).start();
+    server.sql(&format!(
+        "{}; INSERT INTO edgeproxy_backend_state (id, generation, lease_expires_at) \
+         VALUES ('a', 1, extract(epoch FROM now())::bigint + 4)",
+        Row::new("a", backend.addr()).insert()
+    ));
+    eventually("the row is served", || served_by(&edge));
+    let has_row =
+        || std::fs::read_to_string(edge.site.path(FILE)).ok()?.contains("\"a\"").then_some(());
+    eventually("it is kept", has_row);
+    server.kill();
+    edge.metrics_when("it is noticed", |metrics| metrics.value("edgeproxy_registry_up", &[]) == 0);
+    let ended = SystemTime::now() + Duration::from_secs(5);
+    eventually("the lease would have ended", || (SystemTime::now() > ended).then_some(()));
+    assert_eq!(served_by(&edge).as_deref(), Some("a"));
+    // A reload makes the tables anew.
+    edge.signal(Signal::HUP);
+    edge.wait_for_log("configuration reloaded");
+    assert_eq!(served_by(&edge).as_deref(), Some("a"));
+
+    let edge = edge.killed().start();
+    assert_eq!(served_by(&edge).as_deref(), Some("a"), "the POP starts with it");
+    server.restart();
+    eventually("it ends once the database says so", || served_by(&edge).is_none().then_some(()));
+}
