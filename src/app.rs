@@ -3,6 +3,7 @@
 
 mod control;
 mod feed;
+mod geo_watch;
 mod health;
 mod in_force;
 mod listeners;
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::signal::unix::Signal;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 pub use listeners::AppError;
@@ -51,7 +52,8 @@ use crate::infrastructure::meters::Meters;
 use crate::infrastructure::reactor::Reactor;
 use crate::infrastructure::{ConfigWatcher, ShutdownController, shutdown_signal};
 use control::Control;
-use feed::Feed;
+use feed::Following;
+use geo_watch::GeoWatch;
 use health::Checks;
 use in_force::InForce;
 use listeners::Listening;
@@ -132,6 +134,8 @@ impl Edge {
         let settings = &config.settings;
         let machine = Machine::new(settings);
         machine.warn_of_max_connections(settings);
+        // Watched first, so that no change is missed.
+        let geo_watch = GeoWatch::begin(&config).await;
         let database = country_database(&config)?;
         let mut store = Store::open(&config)?;
         let store::First { registry, stale } = store.first(settings).await?;
@@ -149,7 +153,11 @@ impl Edge {
 
         let (demotions, demoted) = mpsc::channel(DEMOTIONS);
         let geo = rules::geo(&config, &database);
-        let snapshot = rules::snapshot(&config, &machine, listeners, tables.clone(), geo, None);
+        let snapshot = Snapshot {
+            listeners,
+            tables: tables.clone(),
+            ..rules::snapshot(&config, &machine, geo, None)
+        };
         let shared = shared(snapshot, demotions, settings.log_format, metrics_store.meters());
         let Process { source, set_log, access_log, hangup } = process;
         let (workers, endings) = start_workers(bound.listeners, &shared, &access_log)?;
@@ -206,25 +214,16 @@ impl Edge {
         };
         in_force.tell(&tables);
         let config = in_force.config.subscribe();
-        let snapshot = store.snapshot.take().map(|file| {
-            let (keep, kept) = watch::channel(None);
-            control.spawn(snapshot::keep(file, kept));
-            keep
-        });
-        let look = Arc::new(Notify::new());
-        let (read, readings) = mpsc::channel(1);
-        let feed = Feed { store, config: config.clone(), look: Arc::clone(&look), readings: read };
+        let following = Following::begin(store, config.clone(), &mut control);
         let planned = Control {
             in_force,
-            readings,
-            look,
-            snapshot,
+            following,
             stale: stale.map(|(_, error)| error),
             reload: reload::Reload { source, set_log, state: reloads },
             watcher: Arc::clone(&watcher),
+            geo_watch,
             hangup,
         };
-        control.spawn(feed.run());
         control.spawn(planned.run());
         control.spawn(probes::run(demoted, Arc::clone(&shared)));
         control.spawn(refusals::run(Arc::clone(&workers), access_log.clone()));

@@ -2,15 +2,14 @@
 //! data. One after the other, so that each is whole.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
-use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::interval;
 
-use super::feed::Reading;
+use super::feed::Following;
+use super::geo_watch::GeoWatch;
 use super::in_force::InForce;
 use super::reload::{self, Reload};
 use super::store::Store;
@@ -30,15 +29,12 @@ const NAMED: usize = 10;
 /// The control plane's main task.
 pub(super) struct Control {
     pub in_force: InForce,
-    pub readings: mpsc::Receiver<Reading>,
-    /// Asks for a reading.
-    pub look: Arc<Notify>,
-    /// Where good tables are kept, for a store that may be gone when this process starts again.
-    pub snapshot: Option<watch::Sender<Option<Arc<Registry>>>>,
+    pub following: Following,
     /// Why the registry could not be read at the start, when it could not.
     pub stale: Option<RepositoryError>,
     pub reload: Reload,
     pub watcher: Arc<ConfigWatcher>,
+    pub geo_watch: Option<GeoWatch>,
     pub hangup: Option<Signal>,
 }
 
@@ -49,46 +45,37 @@ struct Follow {
     held: Option<Registry>,
     /// What was said of a store that cannot be read.
     complaint: Option<String>,
-    geo: Option<GeoWatch>,
-}
-
-/// Who watches the country database.
-struct GeoWatch {
-    path: PathBuf,
-    changes: Changes,
-    _watcher: ConfigWatcher,
 }
 
 impl Control {
     /// For as long as the process lives.
     pub async fn run(mut self) {
         let complaint = self.stale.take().map(|error| error.to_string());
-        let mut follow = Follow { guard: Guard::default(), held: None, complaint, geo: None };
+        let mut follow = Follow { guard: Guard::default(), held: None, complaint };
         if follow.complaint.is_none() {
-            self.keep();
+            self.following.keep(&self.in_force.registry);
         }
         let mut config = self.watch_config().await;
-        self.watch_geo(&mut follow).await;
         let mut remind = interval(REMINDER);
         // The first is at once.
         remind.tick().await;
         loop {
             tokio::select! {
-                reading = self.readings.recv() => match reading {
+                reading = self.following.readings.recv() => match reading {
                     Some(Ok(read)) => self.read(read, &mut follow),
                     Some(Err(error)) => self.failed(&error, &mut follow),
                     None => return,
                 },
-                () = until_unix(self.in_force.next_expiry()) => self.look.notify_one(),
-                () = hung_up(&mut self.hangup) => self.reload("SIGHUP", &mut follow).await,
+                () = until_unix(self.in_force.next_expiry()) => self.following.look(),
+                () = hung_up(&mut self.hangup) => self.reload("SIGHUP").await,
                 change = next(config.as_mut()) => match change {
                     ConfigChange::FileModified(_) | ConfigChange::FullReload => {
-                        self.reload("the file has changed", &mut follow).await;
+                        self.reload("the file has changed").await;
                     }
                     // Our own.
                     ConfigChange::ValueChanged { .. } => {}
                 },
-                _ = next(follow.geo.as_mut().map(|geo| &mut geo.changes)) => self.reload_geo().await,
+                () = GeoWatch::changed(&mut self.geo_watch) => self.reload_geo().await,
                 _ = remind.tick() => self.remind(&follow),
             }
         }
@@ -109,7 +96,7 @@ impl Control {
         }
         self.in_force.end_leases();
         self.in_force.state.is_good(self.in_force.registry.skipped.len(), clock::now());
-        self.keep();
+        self.following.keep(&self.in_force.registry);
     }
 
     /// Puts a registry in force, or gives it back to be held.
@@ -168,16 +155,9 @@ impl Control {
         }
     }
 
-    /// Has the table in force outlive this process.
-    fn keep(&self) {
-        if let Some(snapshot) = &self.snapshot {
-            snapshot.send_replace(Some(Arc::clone(&self.in_force.registry)));
-        }
-    }
-
     /// Puts the configuration in force that the file and the environment give now, or leaves
     /// everything as it is.
-    async fn reload(&mut self, why: &str, follow: &mut Follow) {
+    async fn reload(&mut self, why: &str) {
         let Some(prepared) = self.reload.prepare(self.in_force.config()).await else { return };
         let before = self.in_force.config();
         let reload::Prepared { config, changes, database } = prepared;
@@ -194,7 +174,13 @@ impl Control {
             if config.settings.max_connections != before.settings.max_connections {
                 self.in_force.machine.warn_of_max_connections(&config.settings);
             }
-            self.watch_geo(follow).await;
+            if !self.geo_watch.as_ref().is_some_and(|watch| watch.is_of(&config)) {
+                self.geo_watch = GeoWatch::begin(&config).await;
+                if self.geo_watch.is_some() {
+                    // What happened before it was watched.
+                    self.reload_geo().await;
+                }
+            }
         }
         reload::log(&changes, why);
         for change in changes.into_iter().filter(reload::is_in_force) {
@@ -207,7 +193,7 @@ impl Control {
     }
 
     /// Watches the configuration file, when that is asked for.
-    async fn watch_config(&self) -> Option<Changes> {
+    async fn watch_config(&mut self) -> Option<Changes> {
         let config = self.in_force.config();
         if !config.settings.config_watch_enabled {
             return None;
@@ -220,24 +206,11 @@ impl Control {
         if let Err(error) = self.watcher.watch_file(file).await {
             tracing::warn!("{error}; SIGHUP reloads all the same");
         }
+        // What happened between its being read and its being watched.
+        if self.reload.differs(self.in_force.config()).await {
+            self.reload("the file has changed").await;
+        }
         Some(changes)
-    }
-
-    /// Watches the country database, if there is one and it is not watched yet.
-    async fn watch_geo(&self, follow: &mut Follow) {
-        let config = self.in_force.config();
-        let path = config.settings.geoip_path.clone();
-        if path.as_ref() == follow.geo.as_ref().map(|geo| &geo.path) {
-            return;
-        }
-        follow.geo = None;
-        let Some(path) = path else { return };
-        let watcher = ConfigWatcher::new(config.settings.config_watch_interval_secs.get());
-        let changes = watcher.subscribe();
-        match watcher.watch_file(&path).await {
-            Ok(()) => follow.geo = Some(GeoWatch { path, changes, _watcher: watcher }),
-            Err(error) => tracing::warn!("{error}; a change of it needs a restart"),
-        }
     }
 
     async fn reload_geo(&mut self) {

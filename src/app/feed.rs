@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
 
+use super::snapshot;
 use super::store::Store;
 use crate::clock;
 use crate::config::Config;
@@ -16,17 +18,56 @@ pub(super) type Reading = Result<Option<Registry>, RepositoryError>;
 
 /// Reads a store at an interval, sooner when it says that something has changed or somebody asks,
 /// and with growing pauses, up to the interval, while it does not answer.
-pub(super) struct Feed {
-    pub store: Store,
-    pub config: watch::Receiver<Arc<Config>>,
+struct Feed {
+    store: Store,
+    config: watch::Receiver<Arc<Config>>,
+    look: Arc<Notify>,
+    readings: mpsc::Sender<Reading>,
+}
+
+/// The other end of it.
+pub(super) struct Following {
+    pub readings: mpsc::Receiver<Reading>,
+    look: Arc<Notify>,
+    /// Where good tables are kept, for a store that may be gone when this process starts again.
+    keep: Option<watch::Sender<Option<Arc<Registry>>>>,
+}
+
+impl Following {
+    /// Begins to follow a store, by tasks that end with the `control` plane.
+    pub fn begin(
+        mut store: Store,
+        config: watch::Receiver<Arc<Config>>,
+        control: &mut JoinSet<()>,
+    ) -> Self {
+        let keep = store.snapshot.take().map(|file| {
+            let (keep, kept) = watch::channel(None);
+            control.spawn(snapshot::keep(file, kept));
+            keep
+        });
+        let look = Arc::new(Notify::new());
+        let (read, readings) = mpsc::channel(1);
+        let feed = Feed { store, config, look: Arc::clone(&look), readings: read };
+        control.spawn(feed.run());
+        Self { readings, look, keep }
+    }
+
     /// Asks for a reading now.
-    pub look: Arc<Notify>,
-    pub readings: mpsc::Sender<Reading>,
+    pub fn look(&self) {
+        self.look.notify_one();
+    }
+
+    /// Has a table outlive this process that the store says is good.
+    pub fn keep(&self, registry: &Arc<Registry>) {
+        if let Some(keep) = &self.keep {
+            keep.send_replace(Some(Arc::clone(registry)));
+        }
+    }
 }
 
 impl Feed {
     /// Until nobody receives readings any more.
-    pub async fn run(mut self) {
+    async fn run(mut self) {
         let mut backoff: Option<Backoff> = None;
         let mut pause = self.interval();
         loop {

@@ -42,7 +42,7 @@ impl InForce {
     pub fn take_registry(&mut self, registry: Registry) {
         self.registry = Arc::new(registry);
         self.leases_at = unix_now();
-        self.swap();
+        self.make_tables(Snapshot::clone(&self.shared.snapshot.load()));
     }
 
     /// Takes those out whose leases have ended, when there are any. Only for a registry that was read
@@ -51,7 +51,7 @@ impl InForce {
         let now = unix_now();
         if self.expiries().any(|at| self.leases_at < at && at <= now) {
             self.leases_at = now;
-            self.swap();
+            self.make_tables(Snapshot::clone(&self.shared.snapshot.load()));
         }
     }
 
@@ -70,10 +70,12 @@ impl InForce {
         if let Some(database) = database {
             self.database = database;
         }
-        let config = Arc::new(config);
+        let geo = rules::geo(&config, &self.database);
+        let before = self.shared.snapshot.load_full();
+        let snapshot = rules::snapshot(&config, &self.machine, geo, before.admission.rate());
         self.checks.configure(&config);
-        self.config.send_replace(config);
-        self.swap();
+        self.config.send_replace(Arc::new(config));
+        self.make_tables(snapshot);
     }
 
     /// Puts other country data in force.
@@ -84,20 +86,15 @@ impl InForce {
         self.shared.snapshot.store(Arc::new(Snapshot { geo, ..before }));
     }
 
-    /// Makes the snapshot anew of all there is.
-    fn swap(&mut self) {
-        let config = self.config();
-        let rules = rules::tables(&config);
+    /// Puts a snapshot in force, with tables made anew in the place of those that it has.
+    fn make_tables(&mut self, before: Snapshot) {
+        let rules = rules::tables(&self.config());
         let tables = self.roster.tables(&self.registry, &rules, self.leases_at);
         let listeners = self.listening.resolve(&tables);
-        let before = self.shared.snapshot.load_full();
-        let geo = rules::geo(&config, &self.database);
-        let rate = before.admission.rate();
-        let snapshot =
-            rules::snapshot(&config, &self.machine, listeners, tables.clone(), geo, rate);
-        self.shared.snapshot.store(Arc::new(snapshot));
-        self.roster.seat(&tables, clock::now());
-        self.tell(&tables);
+        let seats = tables.clone();
+        self.shared.snapshot.store(Arc::new(Snapshot { listeners, tables, ..before }));
+        self.roster.seat(&seats, clock::now());
+        self.tell(&seats);
     }
 
     /// Lets those know who follow the tables.

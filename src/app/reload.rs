@@ -37,6 +37,13 @@ pub(super) struct ReloadState {
 }
 
 impl Reload {
+    /// Whether a reload would change anything, or fail.
+    pub async fn differs(&self, running: Arc<Config>) -> bool {
+        let source = Arc::clone(&self.source);
+        let differs = move || prepare(&source(), &running).map_or(true, |p| !p.changes.is_empty());
+        tokio::task::spawn_blocking(differs).await.unwrap_or(false)
+    }
+
     /// Reads and checks everything, off this thread. `None`, and every error in the log, when
     /// anything is wrong.
     pub async fn prepare(&self, running: Arc<Config>) -> Option<Prepared> {

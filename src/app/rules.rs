@@ -7,7 +7,7 @@ use crate::application::admission;
 use crate::application::connect;
 use crate::application::locate::Geo;
 use crate::application::proxy::Snapshot;
-use crate::application::upstreams::{AppRules, AppTable, Rules, Tables, WarmRules};
+use crate::application::upstreams::{AppRules, Rules, Tables, WarmRules};
 use crate::config::{Config, Settings};
 use crate::domain::balance::Spill;
 use crate::domain::ports::CountryLookup;
@@ -50,19 +50,18 @@ impl Machine {
     }
 }
 
-/// What the workers go by. The `rate` limit in force goes on, with the buckets that it has.
+/// What the workers go by, but for the tables. The `rate` limit in force goes on, with the buckets that
+/// it has.
 pub(super) fn snapshot(
     config: &Config,
     machine: &Machine,
-    listeners: Vec<Option<Arc<AppTable>>>,
-    tables: Tables,
     geo: Arc<Geo>,
     rate: Option<&admission::Rate>,
 ) -> Snapshot {
     let settings = &config.settings;
     Snapshot {
-        listeners,
-        tables,
+        listeners: Vec::new(),
+        tables: Tables::new(),
         admission: Arc::new(admission(settings, machine, rate)),
         geo,
         dial: dial(settings),
