@@ -85,6 +85,42 @@ fn commands_speak_to_the_same_database_and_say_which() {
 }
 
 #[test]
+fn rows_move_from_one_store_to_the_other_and_back() {
+    let server = Postgres::start();
+    let backend = Backend::named("a");
+    let local = Site::new()
+        .backend(Row::new("a", backend.addr()).place("sa", "BR").weight(3).hard_limit(9))
+        .backend(Row::new("b", "[2001:db8::7]:443".parse().unwrap()).app("api").soft_limit(5))
+        .prepared();
+    let done = |site: &Site, args: &[&str]| {
+        let done = site.run(args);
+        assert_eq!(done.code, Some(0), "{args:?}: {done:?}");
+        done
+    };
+    done(&local, &["backends", "remove", "b"]);
+    let shared = site(&server).prepared();
+    for format in ["csv", "json"] {
+        let (first, second) = (format!("first.{format}"), format!("second.{format}"));
+        let exported = done(&local, &["backends", "export", &first]);
+        assert!(exported.err.contains("SQLite"), "{exported:?}");
+        let first = local.path(&first);
+        let imported = done(&shared, &["backends", "import", first.to_str().unwrap()]);
+        assert!(imported.err.contains("PostgreSQL edge@127.0.0.1:"), "{imported:?}");
+        done(&shared, &["backends", "export", &second]);
+        let read = |path| std::fs::read_to_string(path).unwrap();
+        assert_eq!(read(shared.path(&second)), read(first));
+    }
+
+    let checked = done(&shared, &["backends", "check"]);
+    assert!(checked.out.contains('a') && !checked.out.contains("refused"), "{checked:?}");
+    done(&shared, &["backends", "set", "a", "--weight", "7"]);
+    done(&shared, &["backends", "drain", "a"]);
+    assert_eq!(server.sql("SELECT weight, healthy FROM backends WHERE id = 'a'"), "7|0");
+    done(&shared, &["backends", "remove", "a"]);
+    assert_eq!(server.sql("SELECT deleted FROM backends WHERE id = 'a'"), "1");
+}
+
+#[test]
 fn without_its_database_it_does_not_start_and_says_why_without_the_password() {
     let mut server = Postgres::start();
     let site = site(&server).env("EDGEPROXY_POSTGRES_CONNECT_TIMEOUT_SECS", "1").prepared();
