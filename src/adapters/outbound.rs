@@ -5,6 +5,8 @@ mod leases;
 pub mod postgres;
 pub mod prometheus;
 pub mod sqlite;
+pub mod static_file;
 
 pub use postgres::{PostgresBackendRepository, PostgresConfig};
 pub use prometheus::PrometheusMetricsStore;
+pub use static_file::StaticBackendRepository;
