@@ -1,6 +1,7 @@
 //! `[[backend]]`: the registry of those who need no database.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use toml::de::DeValue;
 
@@ -33,15 +34,18 @@ pub(super) fn read(document: &Document<'_>, report: &mut Report) -> Option<Vec<B
         let section = section.named_by(id.as_ref().map(BackendId::as_str));
         let known = [&TEXTS[..], &NUMBERS, &SWITCHES].concat();
         section.expect_only(&known, report);
-        let backend = backend(&section, report);
-        if let Some(id) = id {
-            if let Some(line) = lines.get(&id) {
-                let problem = format!("already used by the backend of line {line}");
-                report.errors.push(section.error("id", problem));
-                continue;
+        let first = id.and_then(|id| match lines.entry(id) {
+            Entry::Occupied(first) => Some(*first.get()),
+            Entry::Vacant(free) => {
+                free.insert(section.line());
+                None
             }
-            lines.insert(id, section.line());
+        });
+        if let Some(line) = first {
+            let problem = format!("already used by the backend of line {line}");
+            report.errors.push(section.error("id", problem));
         }
+        let backend = backend(&section, report).filter(|_| first.is_none());
         let Some(backend) = backend else { continue };
         if let Err(first) = endpoints.take(&backend) {
             let (app, line) = (&backend.app, lines[&first]);
