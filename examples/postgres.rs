@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use edgeproxy::adapters::outbound::{PostgresBackendRepository, PostgresConfig};
 use edgeproxy::domain::Backend;
-use edgeproxy::domain::backend::{Number, RawRow};
+use edgeproxy::domain::backend::{BadRow, Number, RawRow};
 use edgeproxy::domain::ports::BackendRepository;
 
 /// A row as another program would write it.
-fn row() -> Result<Backend, String> {
+fn row() -> Result<Backend, BadRow> {
     Backend::try_from(RawRow {
         id: Some("example".into()),
         app: Some("example".into()),

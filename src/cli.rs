@@ -153,7 +153,7 @@ fn run_backends(
     let config = load(file)?;
     let access = if command.creates() { Access::Create } else { Access::Existing };
     let outcome = runtime()?.block_on(async {
-        let repo = crate::app::open_once(&config.settings, access).await?;
+        let repo = crate::app::open_once(&config, access).await?;
         backends::run(command, &*repo, out).await
     })?;
     Ok(outcome.exit_code())

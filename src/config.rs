@@ -2,6 +2,7 @@
 //! that order of preference, with everything that is wrong reported at once.
 
 mod app;
+mod backends;
 mod check;
 mod diff;
 mod document;
@@ -40,7 +41,7 @@ pub use value::{HealthType, LogFormat, Mode, Shape, Value};
 
 use crate::domain::cidr::Cidr;
 use crate::domain::region::Atlas;
-use crate::domain::{App, Country};
+use crate::domain::{App, Backend, Country};
 use document::Document;
 use error::Report;
 use parts::Parts;
@@ -59,6 +60,8 @@ pub struct Config {
     pub geo_overrides: Vec<(Cidr, Country)>,
     /// `[[listener]]`, in the order of the file.
     pub listeners: Vec<ListenerConfig>,
+    /// `[[backend]]`, in the order of the file; `None` = the registry is elsewhere.
+    pub backends: Option<Vec<Backend>>,
     /// Names that nobody knows; `check` fails on them.
     pub warnings: Vec<String>,
     /// What was asked for and is not in this version, and what happens instead.
@@ -106,7 +109,7 @@ pub fn load(source: &Source) -> Result<Config, ConfigErrors> {
         return Err(ConfigErrors(report.errors));
     }
     let Report { warnings, notices, .. } = report;
-    let Parts { apps, atlas, geo_overrides, listeners } = parts;
+    let Parts { apps, atlas, geo_overrides, listeners, backends } = parts;
     let file = source.file.clone();
     Ok(Config {
         settings,
@@ -114,6 +117,7 @@ pub fn load(source: &Source) -> Result<Config, ConfigErrors> {
         atlas,
         geo_overrides,
         listeners,
+        backends,
         warnings,
         notices,
         effective,
@@ -128,6 +132,10 @@ impl Config {
     pub fn in_place_of(mut self, running: &Self) -> Self {
         self.settings = self.settings.in_place_of(&running.settings);
         self.listeners.clone_from(&running.listeners);
+        if self.backends.is_some() != running.backends.is_some() {
+            // Another kind of registry.
+            self.backends.clone_from(&running.backends);
+        }
         for (row, before) in self.effective.iter_mut().zip(&running.effective) {
             if !row.setting.reloadable {
                 row.stay(before);

@@ -1,5 +1,5 @@
-//! What happens to what is in force: readings of the registry, reloads of the configuration, new country
-//! data. One after the other, so that each is whole.
+//! What happens to what is in force: readings of the registry, reloads of the configuration, new
+//! country data. One after the other, so that each is whole.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ impl Control {
         if follow.complaint.is_none() {
             self.following.keep(&self.in_force.registry);
         }
-        let mut config = self.watch_config().await;
+        let mut config = self.watch_config(&mut follow).await;
         let mut remind = interval(REMINDER);
         // The first is at once.
         remind.tick().await;
@@ -67,10 +67,10 @@ impl Control {
                     None => return,
                 },
                 () = until_unix(self.in_force.next_expiry()) => self.following.look(),
-                () = hung_up(&mut self.hangup) => self.reload("SIGHUP").await,
+                () = hung_up(&mut self.hangup) => self.reload("SIGHUP", &mut follow).await,
                 change = next(config.as_mut()) => match change {
                     ConfigChange::FileModified(_) | ConfigChange::FullReload => {
-                        self.reload("the file has changed").await;
+                        self.reload("the file has changed", &mut follow).await;
                     }
                     // Our own.
                     ConfigChange::ValueChanged { .. } => {}
@@ -88,8 +88,11 @@ impl Control {
             tracing::info!("the registry can be read again, after {age}");
         }
         // An unchanged reading says what is held once more.
-        if let Some(fresh) = read.or_else(|| follow.held.take()) {
-            follow.held = self.judge(fresh, &mut follow.guard);
+        let read = read.or_else(|| follow.held.take());
+        if let Some(fresh) = read.and_then(|fresh| self.judge(fresh, follow)) {
+            let before = Arc::clone(&self.in_force.registry);
+            self.in_force.take_registry(fresh);
+            log_difference(&before, &self.in_force.registry);
         }
         if follow.held.is_some() {
             return self.in_force.state.holds();
@@ -99,24 +102,19 @@ impl Control {
         self.following.keep(&self.in_force.registry);
     }
 
-    /// Puts a registry in force, or gives it back to be held.
-    fn judge(&mut self, fresh: Registry, guard: &mut Guard) -> Option<Registry> {
-        let config = self.in_force.config();
-        let apart = Store::interval(&config.settings);
-        let before = Arc::clone(&self.in_force.registry);
-        let was_held = guard.holds();
-        match guard.judge(&before, &fresh, unix_now(), (clock::now(), apart)) {
-            Verdict::Take if fresh == *before => {
-                if was_held {
+    /// The reading, if it is to be put in force: it is another one, and takes away too much neither at
+    /// once nor for the first time.
+    fn judge(&self, fresh: Registry, follow: &mut Follow) -> Option<Registry> {
+        let apart = Store::interval(&self.in_force.config().settings);
+        let was_held = follow.guard.holds();
+        let in_force = &self.in_force.registry;
+        match follow.guard.judge(in_force, &fresh, unix_now(), (clock::now(), apart)) {
+            Verdict::Take => {
+                follow.held = None;
+                if was_held && fresh == **in_force {
                     tracing::info!("the registry says again what the table in force says");
                 }
-                None
-            }
-            Verdict::Take => {
-                self.in_force.take_registry(fresh);
-                log_difference(&before, &self.in_force.registry);
-                summary::skipped(&self.in_force.registry);
-                None
+                Some(fresh).filter(|fresh| *fresh != **in_force)
             }
             Verdict::Hold { leaving, of, is_news } => {
                 if is_news {
@@ -128,7 +126,8 @@ impl Control {
                         named(&leaving)
                     );
                 }
-                Some(fresh)
+                follow.held = Some(fresh);
+                None
             }
         }
     }
@@ -157,7 +156,7 @@ impl Control {
 
     /// Puts the configuration in force that the file and the environment give now, or leaves
     /// everything as it is.
-    async fn reload(&mut self, why: &str) {
+    async fn reload(&mut self, why: &str, follow: &mut Follow) {
         let Some(prepared) = self.reload.prepare(self.in_force.config()).await else { return };
         let before = self.in_force.config();
         let reload::Prepared { config, changes, database } = prepared;
@@ -166,7 +165,12 @@ impl Control {
             tracing::warn!("{notice}");
         }
         if changes.iter().any(reload::is_in_force) {
-            self.in_force.take_config(config, database);
+            let registry = self.following.replace(&config);
+            let registry = registry.and_then(|fresh| self.judge(fresh, follow));
+            if follow.held.is_some() {
+                self.in_force.state.holds();
+            }
+            self.in_force.take_config(config, database, registry);
             let config = self.in_force.config();
             if config.settings.log != before.settings.log {
                 (self.reload.set_log)(&config.settings.log);
@@ -193,7 +197,7 @@ impl Control {
     }
 
     /// Watches the configuration file, when that is asked for.
-    async fn watch_config(&mut self) -> Option<Changes> {
+    async fn watch_config(&mut self, follow: &mut Follow) -> Option<Changes> {
         let config = self.in_force.config();
         if !config.settings.config_watch_enabled {
             return None;
@@ -208,7 +212,7 @@ impl Control {
         }
         // What happened between its being read and its being watched.
         if self.reload.differs(self.in_force.config()).await {
-            self.reload("the file has changed").await;
+            self.reload("the file has changed", follow).await;
         }
         Some(changes)
     }
@@ -263,13 +267,14 @@ fn named(ids: &[BackendId]) -> String {
     names.join(", ")
 }
 
-fn log_difference(old: &Registry, new: &Registry) {
+fn log_difference(before: &Registry, after: &Registry) {
     let by_id = |registry: &Registry| -> BTreeMap<BackendId, Backend> {
         registry.backends.iter().map(|b| (b.id.clone(), b.clone())).collect()
     };
-    let (old, new) = (by_id(old), by_id(new));
+    let (old, new) = (by_id(before), by_id(after));
     let added = new.keys().filter(|id| !old.contains_key(*id)).count();
     let removed = old.keys().filter(|id| !new.contains_key(*id)).count();
     let changed = new.iter().filter(|(id, b)| old.get(*id).is_some_and(|was| was != *b)).count();
     tracing::info!(added, removed, changed, backends = new.len(), "registry changed");
+    summary::skipped(after);
 }

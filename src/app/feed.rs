@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use super::snapshot;
 use super::store::Store;
+use crate::adapters::outbound::StaticBackendRepository;
 use crate::clock;
 use crate::config::Config;
 use crate::domain::ports::{Registry, RepositoryError};
@@ -31,6 +32,8 @@ pub(super) struct Following {
     look: Arc<Notify>,
     /// Where good tables are kept, for a store that may be gone when this process starts again.
     keep: Option<watch::Sender<Option<Arc<Registry>>>>,
+    /// For a registry in the configuration file.
+    file: Option<Arc<StaticBackendRepository>>,
 }
 
 impl Following {
@@ -45,16 +48,25 @@ impl Following {
             control.spawn(snapshot::keep(file, kept));
             keep
         });
+        let file = store.file.take();
         let look = Arc::new(Notify::new());
         let (read, readings) = mpsc::channel(1);
         let feed = Feed { store, config, look: Arc::clone(&look), readings: read };
         control.spawn(feed.run());
-        Self { readings, look, keep }
+        Self { readings, look, keep, file }
     }
 
     /// Asks for a reading now.
     pub fn look(&self) {
         self.look.notify_one();
+    }
+
+    /// Has the registry in the configuration file hold what the file says now, if that is the registry:
+    /// the reading that this is.
+    pub fn replace(&self, config: &Config) -> Option<Registry> {
+        let file = self.file.as_ref()?;
+        file.replace(config.backends.clone()?);
+        Some(file.registry())
     }
 
     /// Has a table outlive this process that the store says is good.

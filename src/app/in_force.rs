@@ -65,8 +65,18 @@ impl InForce {
         self.registry.backends.iter().filter_map(|backend| backend.lease.as_ref()?.expires_at)
     }
 
-    /// Puts another configuration in force, with another country database if there is one.
-    pub fn take_config(&mut self, config: Config, database: Option<Arc<dyn CountryLookup>>) {
+    /// Puts another configuration in force, with another country database and another registry if they
+    /// come with it.
+    pub fn take_config(
+        &mut self,
+        config: Config,
+        database: Option<Arc<dyn CountryLookup>>,
+        registry: Option<Registry>,
+    ) {
+        if let Some(registry) = registry {
+            self.registry = Arc::new(registry);
+            self.leases_at = unix_now();
+        }
         if let Some(database) = database {
             self.database = database;
         }

@@ -8,7 +8,9 @@ use tokio::sync::watch;
 
 use crate::adapters::outbound::snapshot_file::SnapshotFile;
 use crate::adapters::outbound::sqlite::{Access, SqliteBackendRepository};
-use crate::adapters::outbound::{PostgresBackendRepository, PostgresConfig};
+use crate::adapters::outbound::{
+    PostgresBackendRepository, PostgresConfig, StaticBackendRepository,
+};
 use crate::clock;
 use crate::config::{Config, Settings};
 use crate::domain::ports::{BackendRepository, Registry, RepositoryError};
@@ -26,6 +28,8 @@ pub(super) struct Store {
     unready: Option<Arc<PostgresBackendRepository>>,
     /// Where the last good table outlives this process; `None` = the store is on this machine.
     pub snapshot: Option<SnapshotFile>,
+    /// For a registry in the configuration file: what a reload replaces.
+    pub file: Option<Arc<StaticBackendRepository>>,
 }
 
 /// The table that a process starts with.
@@ -40,19 +44,25 @@ impl Store {
     /// is asked nothing yet.
     pub fn open(config: &Config) -> Result<Self, RepositoryError> {
         let settings = &config.settings;
-        let Some(postgres) = postgres(settings) else {
+        if let Some(file) = static_file(config).map(Arc::new) {
+            return Ok(Self { file: Some(Arc::clone(&file)), ..Self::of(file) });
+        }
+        let Some(postgres) = postgres(settings).map(Arc::new) else {
             let sqlite = SqliteBackendRepository::open(&settings.db_path, Access::Create)?;
-            let repository = Arc::new(sqlite);
-            return Ok(Self { repository, hints: None, unready: None, snapshot: None });
+            return Ok(Self::of(Arc::new(sqlite)));
         };
-        let postgres = Arc::new(postgres);
         let snapshot = SnapshotFile::new(&settings.state_folder(), postgres.describe());
         Ok(Self {
             hints: Some(postgres.hints()),
             unready: Some(Arc::clone(&postgres)),
-            repository: postgres,
             snapshot: Some(snapshot),
+            ..Self::of(postgres)
         })
+    }
+
+    /// A store on this machine, ready and silent.
+    fn of(repository: Arc<dyn BackendRepository>) -> Self {
+        Self { repository, hints: None, unready: None, snapshot: None, file: None }
     }
 
     /// The store, as its user would name it.
@@ -138,9 +148,13 @@ impl Store {
 /// # Errors
 /// When the store cannot be reached, or not be used as it is.
 pub async fn open_once(
-    settings: &Settings,
+    config: &Config,
     access: Access,
 ) -> Result<Box<dyn BackendRepository>, RepositoryError> {
+    let settings = &config.settings;
+    if let Some(file) = static_file(config) {
+        return Ok(Box::new(file));
+    }
     match postgres(settings) {
         Some(postgres) => {
             if access == Access::Create {
@@ -148,8 +162,15 @@ pub async fn open_once(
             }
             Ok(Box::new(postgres))
         }
-        None => Ok(Box::new(SqliteBackendRepository::open(Path::new(&settings.db_path), access)?)),
+        None => Ok(Box::new(SqliteBackendRepository::open(&settings.db_path, access)?)),
     }
+}
+
+/// The registry in the configuration file, if it is there.
+fn static_file(config: &Config) -> Option<StaticBackendRepository> {
+    let backends = config.backends.clone()?;
+    let file = config.file.as_deref().unwrap_or(Path::new("-"));
+    Some(StaticBackendRepository::new(file, backends))
 }
 
 fn postgres(settings: &Settings) -> Option<PostgresBackendRepository> {

@@ -44,7 +44,7 @@ impl Route {
     pub(super) fn run(self, file: Option<PathBuf>, out: &mut dyn Write) -> anyhow::Result<u8> {
         let config = super::load(file)?;
         let (store, mut registry) = super::runtime()?.block_on(async {
-            let repo = app::open_once(&config.settings, Access::ReadOnly).await?;
+            let repo = app::open_once(&config, Access::ReadOnly).await?;
             Ok::<_, RepositoryError>((repo.describe(), repo.load().await?))
         })?;
         eprintln!("{store}, offline: load, probes and affinity unknown");

@@ -1,6 +1,7 @@
 //! What no single setting can know: rules between settings, and what this version leaves out.
 
-use super::resolve::Resolver;
+use super::backends;
+use super::resolve::{Origin, Resolver};
 use super::table::Settings;
 
 /// Reports the rules that `settings` break together.
@@ -15,6 +16,15 @@ pub(super) fn rules(settings: &Settings, resolver: &mut Resolver<'_>) {
     if s.postgres_enabled && s.postgres_url.is_none() {
         let rule = "must be given when EDGEPROXY_POSTGRES_ENABLED is true";
         resolver.refuse("EDGEPROXY_POSTGRES_URL", &[], rule);
+    }
+    if s.postgres_enabled
+        && let Some(place) = resolver.place(backends::KEY)
+    {
+        let rule = format!(
+            "must be false with [[backend]] ({place}): \
+             backends are kept in the file or in PostgreSQL, not in both"
+        );
+        resolver.refuse("EDGEPROXY_POSTGRES_ENABLED", &[], &rule);
     }
     for (path, env) in [
         (&s.health_check_path, "EDGEPROXY_HEALTH_CHECK_PATH"),
@@ -60,5 +70,27 @@ pub(super) fn notices(settings: &Settings, resolver: &mut Resolver<'_>) {
             let notice = format!("{}={}: {later}", given.setting.env, given.value);
             resolver.report.notices.push(notice);
         }
+    }
+    unread_file(settings, resolver);
+}
+
+/// Notes that the `SQLite` file that was asked for is not read beside backends in the file.
+fn unread_file(settings: &Settings, resolver: &mut Resolver<'_>) {
+    if resolver.place(backends::KEY).is_none() {
+        return;
+    }
+    let given = resolver
+        .effective
+        .iter()
+        .find(|row| row.setting.env == "EDGEPROXY_DB_PATH" && row.origin != Origin::Default);
+    if let Some(row) = given {
+        let mut notice = format!(
+            "{}={}: not read, since [[backend]] in the configuration file is the registry",
+            row.setting.env, row.value
+        );
+        if settings.state_dir.is_none() {
+            notice.push_str("; its folder is still the state folder");
+        }
+        resolver.report.notices.push(notice);
     }
 }

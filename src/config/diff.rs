@@ -1,5 +1,6 @@
 //! What differs between two configurations, for whoever applies the second in place of the first.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::app::{AppConfig, HealthConfig};
@@ -8,8 +9,8 @@ use super::resolve::{Effective, Origin};
 use super::setting::Setting;
 use super::value::Value;
 use super::{Config, ListenerConfig};
-use crate::domain::Region;
 use crate::domain::region::Atlas;
+use crate::domain::{Backend, BackendId, Region};
 
 /// What stands for an absent value.
 const ABSENT: &str = "-";
@@ -36,7 +37,9 @@ pub struct Change {
 pub enum Subject {
     /// A row of the table.
     Setting(&'static Setting),
-    /// What only the file can say: `app.NAME.key`, `regions.NAME`, `geo_override` or `listener`.
+    /// What only the file can say: `app.NAME.key`, `regions.NAME`, `geo_override`, `listener`,
+    /// `backend.ID.column`, `backend.ID` for one that comes or goes, or `backend` when the registry
+    /// comes into the file or leaves it.
     Part(String),
 }
 
@@ -64,7 +67,7 @@ impl fmt::Display for Change {
 }
 
 /// Every change from `old` to `new`: settings in the order of the table, then apps, regions,
-/// overrides and listeners. A value that only comes from elsewhere is no change.
+/// overrides, listeners and backends. A value that only comes from elsewhere is no change.
 #[must_use]
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let rows = old.effective.iter().zip(&new.effective);
@@ -78,6 +81,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     changes.extend(list("geo_override", true, &overrides(old), &overrides(new)));
     let listeners = |config: &Config| config.listeners.iter().map(shown).collect::<Vec<_>>();
     changes.extend(list("listener", false, &listeners(old), &listeners(new)));
+    backends(old.backends.as_deref(), new.backends.as_deref(), &mut changes);
     changes
 }
 
@@ -199,6 +203,68 @@ fn list(name: &str, reloadable: bool, old: &[String], new: &[String]) -> Option<
     let what = Subject::Part(name.into());
     let new_value = text(new).unwrap_or_else(|| ABSENT.into());
     Some(Change { what, old_value: text(old), new_value, reloadable, overridden_by: None })
+}
+
+/// Whether the registry is in the file is which store is opened, at the start.
+fn backends(old: Option<&[Backend]>, new: Option<&[Backend]>, changes: &mut Vec<Change>) {
+    let (Some(old), Some(new)) = (old, new) else {
+        changes.extend(part("backend", false, old.map(count), new.map(count)));
+        return;
+    };
+    let (old, new) = (by_id(old), by_id(new));
+    let ids: BTreeSet<_> = old.keys().chain(new.keys()).copied().collect();
+    for id in ids {
+        let name = format!("backend.{id}");
+        match (old.get(id), new.get(id)) {
+            (Some(old), Some(new)) => {
+                for ((column, old), (_, new)) in columns(old).into_iter().zip(columns(new)) {
+                    changes.extend(part(format!("{name}.{column}"), true, old, new));
+                }
+            }
+            (old, new) => {
+                let whole = |backend: &&Backend| summary(backend);
+                changes.extend(part(name, true, old.map(whole), new.map(whole)));
+            }
+        }
+    }
+}
+
+fn count(backends: &[Backend]) -> String {
+    match backends.len() {
+        1 => "1 backend".into(),
+        several => format!("{several} backends"),
+    }
+}
+
+fn by_id(backends: &[Backend]) -> BTreeMap<&BackendId, &Backend> {
+    backends.iter().map(|backend| (&backend.id, backend)).collect()
+}
+
+/// A backend in few words: `10.50.1.1:8080 (app web, sa BR)`.
+fn summary(backend: &Backend) -> String {
+    let Backend { app, region, country, .. } = backend;
+    let country = country.map_or_else(String::new, |country| format!(" {country}"));
+    format!("{} (app {app}, {region}{country})", backend.addr())
+}
+
+/// Every column but the id. Nothing in the file gives a lease.
+fn columns(backend: &Backend) -> [(&'static str, Option<String>); 12] {
+    let Backend { app, region, country, wg_ip, port, healthy, weight, .. } = backend;
+    let Backend { soft_limit, hard_limit, deleted, created_at, updated_at, .. } = backend;
+    [
+        ("app", Some(app.to_string())),
+        ("region", Some(region.to_string())),
+        ("country", country.map(|country| country.to_string())),
+        ("wg_ip", Some(wg_ip.to_string())),
+        ("port", Some(port.to_string())),
+        ("healthy", Some(healthy.to_string())),
+        ("weight", Some(weight.to_string())),
+        ("soft_limit", Some(soft_limit.to_string())),
+        ("hard_limit", Some(hard_limit.to_string())),
+        ("deleted", Some(deleted.to_string())),
+        ("created_at", created_at.clone()),
+        ("updated_at", updated_at.clone()),
+    ]
 }
 
 #[cfg(test)]

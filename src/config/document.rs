@@ -19,8 +19,7 @@ const MAX_SHOWN: usize = 120;
 
 /// A parsed file.
 pub(super) struct Document<'a> {
-    path: &'a Path,
-    text: &'a str,
+    lines: Lines<'a>,
     pub(super) root: DeTable<'a>,
 }
 
@@ -28,10 +27,11 @@ impl<'a> Document<'a> {
     /// Parses `text`. `None`, and every syntax error in `report`, when it is not TOML.
     pub(super) fn parse(path: &'a Path, text: &'a str, report: &mut Report) -> Option<Self> {
         let (root, errors) = DeTable::parse_recoverable(text);
+        let lines = Lines::new(path, text);
         let mut said = report.errors.len();
         let limit = said + MAX_SYNTAX_ERRORS;
         for error in &errors {
-            let place = place(path, text, error.span().map_or(0, |span| span.start));
+            let place = lines.place(error.span().map_or(0, |span| span.start));
             // One slip is often several errors of the parser, all on its line.
             let repeated = report
                 .errors
@@ -43,12 +43,12 @@ impl<'a> Document<'a> {
                 said += 1;
             }
         }
-        errors.is_empty().then(|| Self { path, text, root: root.into_inner() })
+        errors.is_empty().then(|| Self { lines, root: root.into_inner() })
     }
 
     /// Line and column of a span.
     pub(super) fn place(&self, span: &Range<usize>) -> Place {
-        place(self.path, self.text, span.start)
+        self.lines.place(span.start)
     }
 
     /// The value at `key` or `group.key`.
@@ -73,6 +73,28 @@ impl<'a> Document<'a> {
     }
 }
 
+/// The lines of a file, and where each begins: a registry has many, and everything in it a place.
+struct Lines<'a> {
+    path: &'a Path,
+    text: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn new(path: &'a Path, text: &'a str) -> Self {
+        let after_newlines = text.match_indices('\n').map(|(newline, _)| newline + 1);
+        let starts = std::iter::once(0).chain(after_newlines).collect();
+        Self { path, text, starts }
+    }
+
+    fn place(&self, at: usize) -> Place {
+        let line = self.starts.partition_point(|start| *start <= at);
+        let start = self.starts[line - 1];
+        let before = self.text.get(start..at).unwrap_or(&self.text[start..]);
+        Place { file: self.path.into(), line, column: before.chars().count() + 1 }
+    }
+}
+
 /// A key with its value.
 pub(super) type Entry<'a> = (&'a Spanned<DeString<'a>>, &'a Spanned<DeValue<'a>>);
 
@@ -81,16 +103,6 @@ pub(super) fn in_order<'a>(table: &'a DeTable<'a>) -> Vec<Entry<'a>> {
     let mut entries: Vec<_> = table.iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
     entries
-}
-
-fn place(path: &Path, text: &str, at: usize) -> Place {
-    let before = text.get(..at).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    Place {
-        file: path.into(),
-        line: before.matches('\n').count() + 1,
-        column: before[line_start..].chars().count() + 1,
-    }
 }
 
 /// A whole text file, if it is no longer than `limit` bytes.

@@ -41,6 +41,22 @@ const PARTS: &str = r#"
 #: [[geo_override]]
 #: cidr = "10.20.0.0/16"
 #: country = "CL"
+
+# The backends, for those who need no database: this file is then the registry, in place of SQLite
+# and PostgreSQL. `id`, `app`, `region`, `wg_ip` and `port` must be given; of the others the
+# defaults stand here (`country`: unknown). `healthy = false` drains, `deleted = true` forgets.
+#: [[backend]]
+#: id = "gru-1"
+#: app = "web"
+#: region = "sa"
+#: country = "BR"
+#: wg_ip = "10.50.1.1"
+#: port = 8080
+#: weight = 1
+#: soft_limit = 100
+#: hard_limit = 150
+#: healthy = true
+#: deleted = false
 "#;
 
 /// A TOML file with every setting at its default, commented out and explained.
@@ -148,6 +164,9 @@ mod tests {
         assert_eq!(config.listeners[0].addr.len(), 2);
         assert_eq!((config.apps.len(), config.geo_overrides.len()), (1, 1));
         assert_eq!(config.atlas.countries.len(), 2);
+        let backends = config.backends.unwrap();
+        assert_eq!(backends[0].addr().to_string(), "10.50.1.1:8080");
+        assert_eq!((backends[0].soft_limit, backends[0].hard_limit), (100, 150));
         assert_eq!((config.warnings.len(), config.notices.len()), (0, 0));
     }
 

@@ -1,9 +1,10 @@
-//! What only the file can say: regions, overrides, listeners, apps.
+//! What only the file can say: regions, overrides, listeners, apps, backends.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::app::{self, AppConfig};
+use super::backends;
 use super::document::Document;
 use super::error::Report;
 use super::list::Addresses;
@@ -12,31 +13,11 @@ use super::table;
 use super::value::Mode;
 use crate::domain::cidr::Cidr;
 use crate::domain::region::Atlas;
-use crate::domain::{App, Country, Region};
+use crate::domain::{App, Backend, Country, Region};
 
 /// The tables at the top of the file that are not groups of settings.
 pub(super) const NAMES: [&str; 6] =
-    ["listener", "certificate", "regions", "geo_override", "backend", "app"];
-
-const BACKENDS: &str = "backends in the file are not in this version; \
-                        they are read from the registry";
-
-/// The columns of a backend, as its operator writes them.
-const COLUMNS: [&str; 13] = [
-    "id",
-    "app",
-    "region",
-    "country",
-    "wg_ip",
-    "port",
-    "healthy",
-    "weight",
-    "soft_limit",
-    "hard_limit",
-    "deleted",
-    "created_at",
-    "updated_at",
-];
+    ["listener", "certificate", "regions", "geo_override", backends::KEY, "app"];
 
 /// A `[[listener]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +35,7 @@ pub(super) struct Parts {
     pub atlas: Atlas,
     pub geo_overrides: Vec<(Cidr, Country)>,
     pub listeners: Vec<ListenerConfig>,
+    pub backends: Option<Vec<Backend>>,
 }
 
 impl Parts {
@@ -64,23 +46,16 @@ impl Parts {
             atlas: atlas(document, report),
             geo_overrides: geo_overrides(document, report),
             listeners: listeners(document, report),
+            backends: backends::read(document, report),
         }
     }
 }
 
 /// Notes the tables that are for a later version.
 fn leave_out(document: &Document<'_>, report: &mut Report) {
-    let backends = Section::array(document, "backend", report);
-    for backend in &backends {
-        backend.expect_only(&COLUMNS, report);
-    }
     let certificates = Section::array(document, "certificate", report);
-    for (name, count, phrase) in
-        [("backend", backends.len(), BACKENDS), ("certificate", certificates.len(), table::TLS)]
-    {
-        if count > 0 {
-            report.notices.push(format!("[[{name}]] ({count}): {phrase}"));
-        }
+    if !certificates.is_empty() {
+        report.notices.push(format!("[[certificate]] ({}): {}", certificates.len(), table::TLS));
     }
 }
 

@@ -138,6 +138,12 @@ impl<'a> Resolver<'a> {
         value
     }
 
+    /// Where in the file the value at `path` begins, if there is one.
+    pub(super) fn place(&self, path: &str) -> Option<Place> {
+        let document = self.document?;
+        Some(document.place(&document.get(path)?.span()))
+    }
+
     /// Reports that the setting of variable `env` breaks a rule that also depends on the settings
     /// of `others`. A setting that is wrong by itself has been reported, and stands at its default.
     pub(super) fn refuse(&mut self, env: &str, others: &[&str], problem: &str) {

@@ -65,6 +65,17 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The same table of an array, named by what tells it from the others, if that is known.
+    pub(super) fn named_by(self, own: Option<&str>) -> Self {
+        let name = own.map_or(self.name.clone(), |own| format!("{}.{own}", self.name));
+        Self { name, ..self }
+    }
+
+    /// The line that it begins in.
+    pub(super) fn line(&self) -> usize {
+        self.document.place(&self.span).line
+    }
+
     /// The table at `key`.
     pub(super) fn table(&self, key: &str, report: &mut Report) -> Option<Self> {
         let path = format!("{}.{key}", self.name);
@@ -108,6 +119,11 @@ impl<'a> Section<'a> {
             parsed.ok_or_else(|| wrong(self.document, &path, item, &T::accepts()))
         };
         items.into_iter().filter_map(|value| report.keep(item(value))).collect()
+    }
+
+    /// The value at `key` as it is written.
+    pub(super) fn get(&self, key: &str) -> Option<&DeValue<'a>> {
+        self.table.get(key).map(Spanned::get_ref)
     }
 
     /// Whether `key` is there at all.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::domain::balance::Spill;
 
+mod backends;
 mod parts;
 mod table;
 

@@ -1,5 +1,7 @@
 //! One backend as its operator describes it, and the one place where a raw row becomes one.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -260,17 +262,47 @@ impl fmt::Display for SkippedRow {
     }
 }
 
+/// Everything that is wrong with a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRow(pub Vec<BadColumn>);
+
+impl fmt::Display for BadRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&columns.join("; "))
+    }
+}
+
+impl std::error::Error for BadRow {}
+
+/// What is wrong with one column of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadColumn {
+    /// Its name.
+    pub column: &'static str,
+    /// What it holds.
+    pub given: String,
+    /// What it may hold, to follow the words "must be".
+    pub accepted: String,
+}
+
+impl fmt::Display for BadColumn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}: must be {}", self.column, self.given, self.accepted)
+    }
+}
+
 impl TryFrom<RawRow> for Backend {
-    type Error = String;
+    type Error = BadRow;
 
     /// Checks every column.
     ///
     /// # Errors
-    /// All that is wrong with the row, as `column = value: what is accepted`, joined by `; `.
-    fn try_from(row: RawRow) -> Result<Self, String> {
+    /// All that is wrong with the row.
+    fn try_from(row: RawRow) -> Result<Self, BadRow> {
         let mut wrong = Vec::new();
-        let mut bad = |column: &str, given: String, accepted: &str| {
-            wrong.push(format!("{column} = {given}: must be {accepted}"));
+        let mut bad = |column, given, accepted: &str| {
+            wrong.push(BadColumn { column, given, accepted: accepted.into() });
         };
 
         let id = name_column(row.id, "id", &mut bad);
@@ -313,15 +345,15 @@ impl TryFrom<RawRow> for Backend {
                 updated_at: row.updated_at,
                 lease: row.lease,
             }),
-            _ => Err(wrong.join("; ")),
+            _ => Err(BadRow(wrong)),
         }
     }
 }
 
 fn name_column<T: std::str::FromStr>(
     given: Option<String>,
-    column: &str,
-    bad: &mut impl FnMut(&str, String, &str),
+    column: &'static str,
+    bad: &mut impl FnMut(&'static str, String, &str),
 ) -> Option<T> {
     let parsed = given.as_deref().and_then(|text| text.trim().parse().ok());
     if parsed.is_none() {
@@ -334,9 +366,9 @@ fn name_column<T: std::str::FromStr>(
 fn number_column(
     given: Option<Number>,
     default: Option<i64>,
-    column: &str,
+    column: &'static str,
     accepted: std::ops::RangeInclusive<i64>,
-    bad: &mut impl FnMut(&str, String, &str),
+    bad: &mut impl FnMut(&'static str, String, &str),
 ) -> u32 {
     let value = match &given {
         Some(Number::Whole(value)) => Some(*value),
@@ -357,6 +389,30 @@ fn number_column(
     })
 }
 
+/// The addresses that an app's backends have taken, each by the first that came; deleted ones take
+/// none.
+#[derive(Debug, Default)]
+pub struct Endpoints(HashMap<(App, SocketAddr), BackendId>);
+
+impl Endpoints {
+    /// Takes the address of `backend`.
+    ///
+    /// # Errors
+    /// The backend of its app that has it already.
+    pub fn take(&mut self, backend: &Backend) -> Result<(), BackendId> {
+        if backend.deleted {
+            return Ok(());
+        }
+        match self.0.entry((backend.app.clone(), backend.addr())) {
+            Entry::Occupied(first) => Err(first.get().clone()),
+            Entry::Vacant(free) => {
+                free.insert(backend.id.clone());
+                Ok(())
+            }
+        }
+    }
+}
+
 /// Parses every row, keeps the good ones in order, and names the others. Two backends of one app
 /// on one address are one too many: the one with the higher id is left out, deleted ones aside.
 #[must_use]
@@ -367,34 +423,21 @@ pub fn parse_rows(rows: Vec<RawRow>) -> (Vec<Backend>, Vec<SkippedRow>) {
         let name = row.id.clone().unwrap_or_else(|| format!("(row {})", place + 1));
         match Backend::try_from(row) {
             Ok(backend) => good.push(backend),
-            Err(reason) => skipped.push(SkippedRow { row: name, reason }),
+            Err(bad) => skipped.push(SkippedRow { row: name, reason: bad.to_string() }),
         }
     }
     good.sort_by(|a, b| a.id.cmp(&b.id));
-    let mut taken = std::collections::HashMap::new();
+    let mut endpoints = Endpoints::default();
     good.retain(|backend| {
-        if backend.deleted {
-            return true;
+        let taken = endpoints.take(backend);
+        if let Err(first) = &taken {
+            let Backend { id, app, .. } = backend;
+            let addr = backend.addr();
+            let reason =
+                format!("wg_ip and port = {addr}: already used by backend {first} of app {app}");
+            skipped.push(SkippedRow { row: id.to_string(), reason });
         }
-        let endpoint = (backend.app.clone(), backend.addr());
-        match taken.entry(endpoint) {
-            std::collections::hash_map::Entry::Vacant(free) => {
-                free.insert(backend.id.clone());
-                true
-            }
-            std::collections::hash_map::Entry::Occupied(first) => {
-                skipped.push(SkippedRow {
-                    row: backend.id.to_string(),
-                    reason: format!(
-                        "wg_ip and port = {}: already used by backend {} of app {}",
-                        backend.addr(),
-                        first.get(),
-                        backend.app
-                    ),
-                });
-                false
-            }
-        }
+        taken.is_ok()
     });
     (good, skipped)
 }
@@ -433,7 +476,8 @@ mod tests {
             soft_limit: Some(Number::Other("many".into())),
             ..row("a")
         })
-        .unwrap_err();
+        .unwrap_err()
+        .to_string();
         for part in [
             "port = 70000: must be a whole number from 1 to 65535",
             "weight = -1",

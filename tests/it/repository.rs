@@ -1,107 +1,168 @@
 //! What every registry does, whichever store it is in: the same tests for each.
 
+mod store;
+
 use std::time::Duration;
 
-use edgeproxy::adapters::outbound::PostgresBackendRepository;
-use edgeproxy::adapters::outbound::sqlite::{Access, SqliteBackendRepository};
 use edgeproxy::domain::backend::{Number, RawRow};
 use edgeproxy::domain::ports::BackendRepository;
 use edgeproxy::domain::{AdminState, Backend, Lease};
-use rusqlite::Connection;
-use tempfile::TempDir;
 
-use super::support::postgres::{PASSWORD, Postgres, USER, config};
-
-/// A column without a type would be another thing in each store.
-const BY_HAND: &str = "CREATE TABLE backends (id TEXT, app TEXT, region TEXT, country TEXT,
-    wg_ip TEXT, port INTEGER, healthy INTEGER, weight INTEGER, soft_limit INTEGER,
-    hard_limit INTEGER, deleted INTEGER)";
-
-/// A store, where new registries can be made, and other programs write to them.
-trait Store {
-    /// An empty registry without tables; its name.
-    fn fresh(&mut self) -> String;
-
-    fn sql(&self, registry: &str, sql: &str);
-
-    /// Opens a registry, whose tables are made when they are missing.
-    async fn open(&self, registry: &str) -> Box<dyn BackendRepository>;
-}
-
-struct Sqlite {
-    folder: TempDir,
-    made: usize,
-}
-
-impl Sqlite {
-    fn path(&self, registry: &str) -> std::path::PathBuf {
-        self.folder.path().join(registry)
-    }
-}
-
-impl Store for Sqlite {
-    fn fresh(&mut self) -> String {
-        self.made += 1;
-        format!("registry{}.db", self.made)
-    }
-
-    fn sql(&self, registry: &str, sql: &str) {
-        Connection::open(self.path(registry)).unwrap().execute_batch(sql).unwrap();
-    }
-
-    async fn open(&self, registry: &str) -> Box<dyn BackendRepository> {
-        Box::new(SqliteBackendRepository::open(&self.path(registry), Access::Create).unwrap())
-    }
-}
-
-struct Server {
-    server: Postgres,
-    made: usize,
-}
-
-impl Store for Server {
-    fn fresh(&mut self) -> String {
-        self.made += 1;
-        let name = format!("registry{}", self.made);
-        self.server.create_database(&name);
-        name
-    }
-
-    fn sql(&self, registry: &str, sql: &str) {
-        self.server.sql_in(registry, &format!("SET ROLE {USER}; {sql}"));
-    }
-
-    async fn open(&self, registry: &str) -> Box<dyn BackendRepository> {
-        let url = self.server.url_of(USER, PASSWORD, registry);
-        let repository = PostgresBackendRepository::new(config(&url));
-        repository.initialize().await.unwrap();
-        Box::new(repository)
-    }
-}
+use store::{Database, Files, Row, Server, Sqlite, Store};
 
 #[tokio::test]
 async fn sqlite_does_what_every_registry_does() {
-    conform(Sqlite { folder: tempfile::tempdir().unwrap(), made: 0 }).await;
+    let mut store = Sqlite::new();
+    what_is_read(&mut store).await;
+    what_is_written(&mut store).await;
 }
 
 #[tokio::test]
 async fn postgresql_does_what_every_registry_does() {
-    conform(Server { server: Postgres::start(), made: 0 }).await;
+    let mut store = Server::start();
+    what_is_read(&mut store).await;
+    what_is_written(&mut store).await;
 }
 
-async fn conform(mut store: impl Store) {
-    what_is_put_is_loaded(&mut store).await;
-    putting_again_keeps_the_time_of_creation(&mut store).await;
-    a_put_is_all_or_none(&mut store).await;
-    only_news_is_loaded_if_changed(&mut store).await;
-    what_is_removed_is_marked(&mut store).await;
-    only_those_that_may_serve_are_healthy(&mut store).await;
-    every_bad_row_is_named_and_the_rest_loads(&mut store).await;
-    older_tables_are_completed_when_written(&mut store).await;
-    the_side_table_gives_leases(&mut store).await;
+#[tokio::test]
+async fn the_file_does_what_every_registry_does_and_says_why_it_is_not_written() {
+    let mut store = Files::new();
+    what_is_read(&mut store).await;
+    writing_says_where_to_write_instead(&mut store).await;
 }
 
-async fn what_is_put_is_loaded(store: &mut impl Store) {
+/// What every registry does.
+async fn what_is_read(store: &mut impl Store) {
+    what_others_write_is_loaded(store).await;
+    only_news_is_loaded_if_changed(store).await;
+    only_those_that_may_serve_are_healthy(store).await;
+    every_bad_row_is_named(store).await;
+}
+
+/// What those do that can be written.
+async fn what_is_written(store: &mut impl Database) {
+    what_is_put_is_loaded(store).await;
+    putting_again_keeps_the_time_of_creation(store).await;
+    a_put_is_all_or_none(store).await;
+    what_is_put_is_news(store).await;
+    what_is_removed_is_marked(store).await;
+    bad_rows_are_left_out_and_the_rest_loads(store).await;
+    older_tables_are_completed_when_written(store).await;
+    the_side_table_gives_leases(store).await;
+    a_lease_says_who_may_serve(store).await;
+}
+
+async fn what_others_write_is_loaded(store: &mut impl Store) {
+    let name = store.fresh();
+    let full = [
+        ("region", "'EU'"),
+        ("country", "'de'"),
+        ("wg_ip", "'2001:db8::1'"),
+        ("healthy", "0"),
+        ("weight", "7"),
+        ("soft_limit", "0"),
+        ("hard_limit", "9"),
+        ("deleted", "1"),
+    ];
+    store.write(&name, &[Row::new("b", 1, &[("country", "NULL")]), Row::new("a", 2, &full)]);
+    let registry = store.open(&name).await.load().await.unwrap();
+    let full = Backend {
+        region: "eu".parse().unwrap(),
+        country: "DE".parse().ok(),
+        wg_ip: "2001:db8::1".parse().unwrap(),
+        healthy: false,
+        weight: 7,
+        soft_limit: 0,
+        hard_limit: 9,
+        deleted: true,
+        ..backend("a", 2)
+    };
+    assert_eq!((registry.backends, registry.skipped), (vec![full, backend("b", 1)], vec![]));
+}
+
+async fn only_news_is_loaded_if_changed(store: &mut impl Store) {
+    // A time that a database sets itself would be another each time.
+    let row = |id, octet, weight| {
+        let moment = "'2026-01-01 00:00:00'";
+        let values = [("weight", weight), ("created_at", moment), ("updated_at", moment)];
+        Row::new(id, octet, &values)
+    };
+    let name = store.fresh();
+    let repository = store.open(&name).await;
+    assert_eq!(changed(&repository).await, Some(vec![]), "the first reading is always news");
+    assert_eq!(changed(&repository).await, None);
+    store.rewrite(&name, &[row("a", 1, "1")], &repository);
+    assert_eq!(changed(&repository).await, Some(vec!["a".into()]));
+    store.rewrite(&name, &[row("a", 1, "1")], &repository);
+    assert_eq!(changed(&repository).await, None, "nothing is different");
+    store.rewrite(&name, &[row("a", 1, "2")], &repository);
+    assert_eq!(changed(&repository).await, Some(vec!["a".into()]));
+    store.rewrite(&name, &[row("b", 2, "1"), row("a", 1, "2")], &repository);
+    assert_eq!(changed(&repository).await, Some(vec!["a".into(), "b".into()]));
+    store.rewrite(&name, &[], &repository);
+    assert_eq!(ids(&repository.load().await.unwrap().backends), [""; 0]);
+    assert_eq!(changed(&repository).await, None, "what load gave is known");
+}
+
+async fn only_those_that_may_serve_are_healthy(store: &mut impl Store) {
+    let name = store.fresh();
+    let repository = store.open(&name).await;
+    let rows = [
+        Row::new("good", 1, &[]),
+        Row::new("draining", 2, &[("healthy", "0")]),
+        Row::new("weightless", 3, &[("weight", "0")]),
+        Row::new("deleted", 4, &[("deleted", "1")]),
+        Row::new("far", 5, &[("region", "'ap'")]),
+    ];
+    store.rewrite(&name, &rows, &repository);
+    assert_eq!(ids(&repository.get_healthy().await), ["far", "good"]);
+}
+
+/// Good rows and bad ones, whose ids say what is bad about them.
+fn good_and_bad() -> Vec<Row> {
+    [
+        (1, "good", ("weight", "1")),
+        (2, "port", ("port", "70000")),
+        (3, "host", ("wg_ip", "'db.internal'")),
+        (4, "weight", ("weight", "-1")),
+        (5, "address", ("wg_ip", "'10.0.0.300'")),
+        (1, "twin", ("weight", "1")),
+        (6, "unknown", ("port", "NULL")),
+        (7, "spaced", ("app", "'a b'")),
+        (8, "country", ("country", "'BRA'")),
+        (9, "two", ("healthy", "2")),
+        (1, "other", ("app", "'api'")),
+        (1, "past", ("deleted", "1")),
+        (10, "plain", ("weight", "NULL")),
+        (11, "zzz", ("id", "NULL")),
+    ]
+    .map(|(octet, id, value)| Row::new(id, octet, &[value]))
+    .into()
+}
+
+async fn every_bad_row_is_named(store: &mut impl Store) {
+    let name = store.fresh();
+    store.write(&name, &good_and_bad());
+    let mut said = store.complaints(&name).await;
+    for parts in [
+        ["address", "wg_ip = \"10.0.0.300\"", "an IP address (host names are not looked up)"],
+        ["country", "country = \"BRA\"", "empty or two letters (ISO 3166-1)"],
+        ["host", "wg_ip = \"db.internal\"", "an IP address (host names are not looked up)"],
+        ["port", "port = 70000", "a whole number from 1 to 65535"],
+        ["spaced", "app = \"a b\"", "1 to 128 visible characters without spaces"],
+        ["twin", "10.0.0.1", "already used by backend good of app web"],
+        ["two", "healthy = 2", "must be"],
+        ["unknown", "port", "a whole number from 1 to 65535"],
+        ["weight", "weight = -1", "a whole number from 0 to 1000000"],
+        ["backend", "id", "1 to 128 visible characters without spaces, quotes or commas"],
+    ] {
+        let found = said.iter().position(|line| parts.iter().all(|part| line.contains(part)));
+        said.remove(found.unwrap_or_else(|| panic!("{parts:?} not in {said:#?}")));
+    }
+    assert_eq!(said, [""; 0], "nothing else is wrong");
+}
+
+async fn what_is_put_is_loaded(store: &mut impl Database) {
     let name = store.fresh();
     let repository = store.open(&name).await;
     let full = Backend {
@@ -128,7 +189,7 @@ async fn what_is_put_is_loaded(store: &mut impl Store) {
     repository.put(vec![]).await.unwrap();
 }
 
-async fn putting_again_keeps_the_time_of_creation(store: &mut impl Store) {
+async fn putting_again_keeps_the_time_of_creation(store: &mut impl Database) {
     let name = store.fresh();
     let repository = store.open(&name).await;
     repository.put(vec![backend("a", 1)]).await.unwrap();
@@ -144,7 +205,7 @@ async fn putting_again_keeps_the_time_of_creation(store: &mut impl Store) {
     assert_eq!(read.weight, 2);
 }
 
-async fn a_put_is_all_or_none(store: &mut impl Store) {
+async fn a_put_is_all_or_none(store: &mut impl Database) {
     let name = store.fresh();
     let repository = store.open(&name).await;
     repository.put(vec![backend("a", 1)]).await.unwrap();
@@ -157,23 +218,18 @@ async fn a_put_is_all_or_none(store: &mut impl Store) {
     assert_eq!((ids(&read), read[0].weight), (vec!["a".into()], 1));
 }
 
-async fn only_news_is_loaded_if_changed(store: &mut impl Store) {
+async fn what_is_put_is_news(store: &mut impl Database) {
     let name = store.fresh();
+    store.write(&name, &[Row::new("a", 1, &[])]);
     let repository = store.open(&name).await;
-    assert_eq!(changed(&*repository).await, Some(vec![]), "the first reading is always news");
-    assert_eq!(changed(&*repository).await, None);
-    store.sql(&name, &insert("a", 1, &[]));
-    assert_eq!(changed(&*repository).await, Some(vec!["a".into()]));
-    store.sql(&name, "UPDATE backends SET weight = 1");
-    assert_eq!(changed(&*repository).await, None, "nothing is different");
+    assert_eq!(changed(&repository).await, Some(vec!["a".into()]));
     repository.put(vec![backend("b", 2)]).await.unwrap();
-    assert_eq!(changed(&*repository).await, Some(vec!["a".into(), "b".into()]));
-    store.sql(&name, "DELETE FROM backends");
-    assert_eq!(ids(&repository.load().await.unwrap().backends), [""; 0]);
-    assert_eq!(changed(&*repository).await, None, "what load gave is known");
+    assert_eq!(changed(&repository).await, Some(vec!["a".into(), "b".into()]));
+    store.sql(&name, "UPDATE backends SET app = app");
+    assert_eq!(changed(&repository).await, None, "nothing is different");
 }
 
-async fn what_is_removed_is_marked(store: &mut impl Store) {
+async fn what_is_removed_is_marked(store: &mut impl Database) {
     let name = store.fresh();
     let repository = store.open(&name).await;
     repository.put(vec![backend("a", 1)]).await.unwrap();
@@ -184,78 +240,20 @@ async fn what_is_removed_is_marked(store: &mut impl Store) {
     assert_eq!(ids(&repository.get_healthy().await), [""; 0]);
 }
 
-async fn only_those_that_may_serve_are_healthy(store: &mut impl Store) {
+async fn bad_rows_are_left_out_and_the_rest_loads(store: &mut impl Database) {
     let name = store.fresh();
-    let repository = store.open(&name).await;
-    for (octet, id, value) in [
-        (1, "good", ("weight", "1")),
-        (2, "draining", ("healthy", "0")),
-        (3, "weightless", ("weight", "0")),
-        (4, "deleted", ("deleted", "1")),
-        (5, "expired", ("weight", "1")),
-        (6, "maint", ("weight", "1")),
-        (7, "leased", ("weight", "1")),
-    ] {
-        store.sql(&name, &insert(id, octet, &[value]));
-    }
-    store.sql(
-        &name,
-        "INSERT INTO edgeproxy_backend_state VALUES ('expired', 1, 100, 'ready'),
-         ('maint', 1, NULL, 'maint'), ('leased', 1, 99999999999, 'ready')",
-    );
-    assert_eq!(ids(&repository.get_healthy().await), ["good", "leased"]);
-}
-
-async fn every_bad_row_is_named_and_the_rest_loads(store: &mut impl Store) {
-    let name = store.fresh();
-    store.sql(&name, BY_HAND);
-    let repository = store.open(&name).await;
-    for (octet, id, value) in [
-        (1, "good", ("weight", "1")),
-        (2, "port", ("port", "70000")),
-        (3, "host", ("wg_ip", "'db.internal'")),
-        (4, "weight", ("weight", "-1")),
-        (5, "address", ("wg_ip", "'10.0.0.300'")),
-        (1, "twin", ("weight", "1")),
-        (6, "unknown", ("port", "NULL")),
-        (7, "spaced", ("app", "'a b'")),
-        (8, "country", ("country", "'BRA'")),
-        (9, "two", ("healthy", "2")),
-        (1, "other", ("app", "'api'")),
-        (1, "past", ("deleted", "1")),
-        (10, "plain", ("weight", "NULL")),
-        (11, "zzz", ("id", "NULL")),
-    ] {
-        store.sql(&name, &insert(id, octet, &[value]));
-    }
-    let registry = repository.load().await.unwrap();
+    store.write(&name, &good_and_bad());
+    let registry = store.open(&name).await.load().await.unwrap();
     assert_eq!(ids(&registry.backends), ["good", "other", "past", "plain"]);
     let plain = &registry.backends[3];
     assert_eq!((plain.weight, plain.soft_limit, plain.hard_limit), (1, 100, 150));
-    let mut said: Vec<String> = registry.skipped.iter().map(ToString::to_string).collect();
-    said.sort();
-    assert_eq!(
-        said,
-        [
-            "backend (row 14): id = NULL: must be 1 to 128 visible characters without spaces, \
-             quotes or commas",
-            "backend address: wg_ip = \"10.0.0.300\": must be an IP address (host names are not \
-             looked up)",
-            "backend country: country = \"BRA\": must be empty or two letters (ISO 3166-1)",
-            "backend host: wg_ip = \"db.internal\": must be an IP address (host names are not \
-             looked up)",
-            "backend port: port = 70000: must be a whole number from 1 to 65535",
-            "backend spaced: app = \"a b\": must be 1 to 128 visible characters without spaces, \
-             quotes or commas",
-            "backend twin: wg_ip and port = 10.0.0.1:8080: already used by backend good of app web",
-            "backend two: healthy = 2: must be a whole number from 0 to 1",
-            "backend unknown: port = NULL: must be a whole number from 1 to 65535",
-            "backend weight: weight = -1: must be a whole number from 0 to 1000000",
-        ]
-    );
+    // A row that has no name is named by its place.
+    let said: Vec<String> = registry.skipped.iter().map(ToString::to_string).collect();
+    let nameless = "backend (row 14): id = NULL: must be 1 to 128 visible characters";
+    assert!(said.iter().any(|line| line.starts_with(nameless)), "{said:#?}");
 }
 
-async fn older_tables_are_completed_when_written(store: &mut impl Store) {
+async fn older_tables_are_completed_when_written(store: &mut impl Database) {
     let name = store.fresh();
     store.sql(
         &name,
@@ -275,13 +273,10 @@ async fn older_tables_are_completed_when_written(store: &mut impl Store) {
     assert_eq!(ids(&store.open(&name).await.load().await.unwrap().backends), [""; 0]);
 }
 
-async fn the_side_table_gives_leases(store: &mut impl Store) {
+async fn the_side_table_gives_leases(store: &mut impl Database) {
     let name = store.fresh();
     let repository = store.open(&name).await;
-    let ids_wanted = ["a", "b", "c"];
-    for (octet, id) in (1..).zip(ids_wanted) {
-        store.sql(&name, &insert(id, octet, &[]));
-    }
+    store.write(&name, &[Row::new("a", 1, &[]), Row::new("b", 2, &[]), Row::new("c", 3, &[])]);
     store.sql(
         &name,
         "INSERT INTO edgeproxy_backend_state VALUES ('a', 3, 100, 'drain'),
@@ -300,22 +295,31 @@ async fn the_side_table_gives_leases(store: &mut impl Store) {
     assert!(registry.backends.iter().all(|b| b.lease.is_none()), "no side table, no leases");
 }
 
-/// A statement that adds a row; `values` overrides columns of a good one.
-fn insert(id: &str, last_octet: u8, values: &[(&str, &str)]) -> String {
-    let mut columns = vec![
-        ("id", format!("'{id}'")),
-        ("app", "'web'".into()),
-        ("region", "'sa'".into()),
-        ("country", "'BR'".into()),
-        ("wg_ip", format!("'10.0.0.{last_octet}'")),
-        ("port", "8080".into()),
-    ];
-    for (column, value) in values {
-        columns.retain(|(name, _)| name != column);
-        columns.push((column, (*value).to_owned()));
-    }
-    let (names, given): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
-    format!("INSERT INTO backends ({}) VALUES ({})", names.join(", "), given.join(", "))
+async fn a_lease_says_who_may_serve(store: &mut impl Database) {
+    let name = store.fresh();
+    let repository = store.open(&name).await;
+    let rows = ["good", "expired", "maint", "leased"];
+    store.write(&name, &(1..).zip(rows).map(|(n, id)| Row::new(id, n, &[])).collect::<Vec<_>>());
+    store.sql(
+        &name,
+        "INSERT INTO edgeproxy_backend_state VALUES ('expired', 1, 100, 'ready'),
+         ('maint', 1, NULL, 'maint'), ('leased', 1, 99999999999, 'ready')",
+    );
+    assert_eq!(ids(&repository.get_healthy().await), ["good", "leased"]);
+}
+
+async fn writing_says_where_to_write_instead(store: &mut Files) {
+    let name = store.fresh();
+    store.write(&name, &[Row::new("a", 1, &[])]);
+    let repository = store.open(&name).await;
+    let file = store.path(&name).display().to_string();
+    let expected =
+        format!("registry file {file}: backends are in {file}; edit them there, and reload");
+    let put = repository.put(vec![backend("b", 2)]).await.unwrap_err();
+    let removed = repository.remove("a".parse().unwrap()).await.unwrap_err();
+    assert_eq!([put.to_string(), removed.to_string()], [expected.as_str(), &expected]);
+    assert_eq!(ids(&store.read(&name).unwrap()), ["a"]);
+    assert_eq!(ids(&repository.get_healthy().await), ["a"]);
 }
 
 fn backend(id: &str, last_octet: u8) -> Backend {

@@ -159,3 +159,56 @@ fn of_overrides_and_listeners_only_what_differs_is_said() {
         ["listener: 0.0.0.0:1,[::]:1 (app db) -> 0.0.0.0:1,[::]:1 (app web) (needs a restart)"]
     );
 }
+
+/// A registry in the file: each backend with its last octet and a line of its own.
+fn backends(all: &[(&str, u8, &str)]) -> String {
+    let one = |(id, octet, line): &(&str, u8, &str)| {
+        format!(
+            "[[backend]]\nid = \"{id}\"\napp = \"web\"\nregion = \"sa\"\ncountry = \"BR\"\n\
+             wg_ip = \"10.0.0.{octet}\"\nport = 80\n{line}\n"
+        )
+    };
+    all.iter().map(one).collect()
+}
+
+#[test]
+fn every_column_of_a_backend_is_a_change_of_its_own_and_one_that_comes_or_goes_is_one() {
+    let old = backends(&[("b", 2, "weight = 1"), ("a", 1, ""), ("gone", 3, "")]);
+    let new = backends(&[
+        ("a", 1, "weight = 5\nhealthy = false"),
+        ("new", 4, "weight = 9"),
+        ("b", 9, "hard_limit = 0\nupdated_at = \"2026-01-01\""),
+    ]);
+    assert_eq!(
+        changes(&[], &old, &new),
+        [
+            "backend.a.healthy: true -> false",
+            "backend.a.weight: 1 -> 5",
+            "backend.b.wg_ip: 10.0.0.2 -> 10.0.0.9",
+            "backend.b.hard_limit: 150 -> 0",
+            "backend.b.updated_at: - -> 2026-01-01",
+            "backend.gone: 10.0.0.3:80 (app web, sa BR) -> -",
+            "backend.new: - -> 10.0.0.4:80 (app web, sa BR)",
+        ]
+    );
+    assert_eq!(
+        changes(&[], &backends(&[("a", 1, "")]), "backend = []"),
+        ["backend.a: 10.0.0.1:80 (app web, sa BR) -> -"]
+    );
+}
+
+#[test]
+fn backends_in_another_order_or_other_words_are_the_same() {
+    let old = backends(&[("a", 1, ""), ("b", 2, "healthy = true")]);
+    let new = backends(&[("b", 2, "healthy = 1"), ("a", 1, "weight = 1")]);
+    assert_eq!(changes(&[], &old, &new), [""; 0]);
+}
+
+#[test]
+fn a_registry_that_comes_into_the_file_or_leaves_it_needs_a_restart() {
+    let two = backends(&[("a", 1, ""), ("b", 2, "")]);
+    assert_eq!(changes(&[], "", &two), ["backend: - -> 2 backends (needs a restart)"]);
+    let one = backends(&[("a", 1, "")]);
+    assert_eq!(changes(&[], &one, ""), ["backend: 1 backend -> - (needs a restart)"]);
+    assert_eq!(changes(&[], "backend = []", ""), ["backend: 0 backends -> - (needs a restart)"]);
+}

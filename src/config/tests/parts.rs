@@ -226,23 +226,19 @@ fn an_override_needs_a_range_and_a_country() {
 }
 
 #[test]
-fn backends_and_certificates_in_the_file_are_noted() {
-    let config =
-        toml("[[backend]]\nid = \"a\"\n[[backend]]\nid = \"b\"\n[[certificate]]\ncert = \"/c\"\n")
-            .loaded();
-    assert!(config.notices[0].starts_with("[[backend]] (2): backends in the file are not in this"));
-    assert!(config.notices[1].starts_with("[[certificate]] (1): TLS is not in this version"));
-    assert_eq!(error("backend = 1"), "x.toml:1:11: backend = 1: must be tables [[backend]]");
+fn certificates_are_noted() {
+    let config = toml("[[certificate]]\ncert = \"/c\"\n").loaded();
+    assert!(config.notices[0].starts_with("[[certificate]] (1): TLS is not in this version"));
 }
 
 #[test]
 fn unknown_keys_in_these_tables_warn_too() {
     let warnings = toml(
         "[app.web]\nspil = \"any\"\nhealth = { tipe = \"tcp\" }\n[regions.x]\ncountry = [\"ZA\"]\n\
-         [[listener]]\naddr = \"0.0.0.0:1\"\nadress = 1\n[[backend]]\nip = \"10.0.0.1\"\n",
+         [[listener]]\naddr = \"0.0.0.0:1\"\nadress = 1\n",
     )
     .warnings();
-    assert_eq!(warnings.len(), 5, "{warnings:#?}");
+    assert_eq!(warnings.len(), 4, "{warnings:#?}");
     assert!(
         warnings.contains(&"x.toml:2:1: app.web.spil: unknown; did you mean spill?".to_owned())
     );
