@@ -116,8 +116,8 @@ impl ConfigWatcher {
     /// than 1024 files are watched.
     ///
     /// # Panics
-    /// Outside a tokio runtime. In one whose time is not enabled the task panics, and nothing is
-    /// watched.
+    /// Outside a tokio runtime. In one whose time is not enabled, nor its I/O unless this only
+    /// polls, the task panics and nothing is watched.
     pub async fn watch_file(&self, path: impl AsRef<Path>) -> io::Result<()> {
         let given = path.as_ref();
         let named = |error: io::Error| {
@@ -155,8 +155,8 @@ impl ConfigWatcher {
             return requests.clone();
         }
         let (requests, waiting) = mpsc::channel(REQUESTS);
-        let watching = Watching::new(self.changes.clone(), self.notices);
-        task.running.spawn(watching.run(waiting, self.interval));
+        let watching = Watching::new(self.changes.clone());
+        task.running.spawn(watching.run(waiting, self.interval, self.notices));
         task.requests = Some(requests.clone());
         requests
     }

@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
+use super::notices::{Watched, watch};
 use super::trail::trail;
 
 /// So much of a file is compared by its content, in bytes. What follows it is compared by the
@@ -16,8 +18,10 @@ const MAX_READ: u64 = 1 << 20;
 
 /// What a look finds.
 pub(super) struct Look {
-    /// What decides where the path leads; see [`trail`].
-    pub trail: io::Result<Vec<PathBuf>>,
+    /// Whether the path leads anywhere; see [`trail`].
+    pub way: io::Result<()>,
+    /// What the kernel watches of it; `None` when it does not.
+    pub watched: Option<Watched>,
     /// What the file holds.
     pub content: io::Result<Content>,
 }
@@ -43,14 +47,17 @@ pub(super) enum Content {
     },
 }
 
-/// Looks at the absolute `path`.
-pub(super) fn look(path: &Path, keys: &RandomState) -> Look {
+/// Looks at the absolute `path`, when the kernel watches all that it can of what leads there:
+/// what changes while it looks is either found or told.
+pub(super) fn look(path: &Path, keys: &RandomState, inotify: Option<&OwnedFd>) -> Look {
+    let (entries, way) = trail(path);
+    let watched = inotify.map(|inotify| watch(inotify, &entries));
     let gone = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
     let content = match read(path, keys) {
         Err(error) if gone.contains(&error.kind()) => Ok(Content::Missing),
         content => content,
     };
-    Look { trail: trail(path), content }
+    Look { way, watched, content }
 }
 
 fn read(path: &Path, keys: &RandomState) -> io::Result<Content> {
@@ -84,7 +91,7 @@ mod tests {
     fn content_is_all_that_counts_of_a_short_file() {
         let folder = tempfile::tempdir().unwrap();
         let (path, keys) = (folder.path().join("x"), RandomState::new());
-        let held = || look(&path, &keys).content.unwrap();
+        let held = || look(&path, &keys, None).content.unwrap();
         assert_eq!(held(), Content::Missing);
         fs::write(&path, "one").unwrap();
         let one = held();
@@ -107,9 +114,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, keys) = (folder.path().join("x"), RandomState::new());
         fs::write(&path, vec![b'x'; 2 << 20]).unwrap();
-        let before = look(&path, &keys).content.unwrap();
+        let before = look(&path, &keys, None).content.unwrap();
         File::options().append(true).open(&path).unwrap().write_all(b"y").unwrap();
-        assert_ne!(look(&path, &keys).content.unwrap(), before);
+        assert_ne!(look(&path, &keys, None).content.unwrap(), before);
     }
 
     #[test]
@@ -119,7 +126,7 @@ mod tests {
         let mode = Mode::RUSR | Mode::WUSR;
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
         for path in [pipe.as_path(), folder.path(), Path::new("/dev/zero")] {
-            let error = look(path, &RandomState::new()).content.unwrap_err();
+            let error = look(path, &RandomState::new(), None).content.unwrap_err();
             assert_eq!(error.to_string(), "it is not a regular file", "{}", path.display());
         }
     }

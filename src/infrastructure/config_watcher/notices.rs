@@ -1,299 +1,249 @@
 //! The kernel's notices (inotify): which folders are watched, and what their events say of files.
+//!
+//! Each look has the kernel watch the folders that decide what the file holds, and reads the file
+//! after that. An event is of use when the task knows whom it concerns; one that comes earlier is
+//! passed over. So a file whose entries are not those of the look before is looked at once more,
+//! when the task knows them: what happened meanwhile is found, what happens from then on is told.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use notify::event::{AccessKind, AccessMode, ModifyKind};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::Notify;
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// A watched file.
 pub(super) type FileId = u64;
 
-/// What the kernel has told, for the task; and what is worth telling.
+/// An entry of a watched folder: the kernel's number for that, never given to another, and a name.
+pub(super) type Entry = (i32, OsString);
+
+/// Bytes of events that are read at once; the longest event has 272.
+const BATCH: usize = 4096;
+
+/// What is a sign of a change. That somebody reads is none.
+const SIGNS: WatchFlags = WatchFlags::ATTRIB
+    .union(WatchFlags::CLOSE_WRITE)
+    .union(WatchFlags::CREATE)
+    .union(WatchFlags::DELETE)
+    .union(WatchFlags::DELETE_SELF)
+    .union(WatchFlags::MODIFY)
+    .union(WatchFlags::MOVED_FROM)
+    .union(WatchFlags::MOVED_TO)
+    .union(WatchFlags::MOVE_SELF)
+    .union(WatchFlags::ONLYDIR);
+
+/// The kernel's watches, and whose they are.
+#[derive(Debug)]
+pub(super) struct Notices {
+    inotify: AsyncFd<Arc<OwnedFd>>,
+    /// The files that each entry decides about.
+    files: BTreeMap<Entry, BTreeSet<FileId>>,
+}
+
+/// What the kernel watches for a file.
 #[derive(Debug, Default)]
-pub(super) struct Signs {
-    followed: Mutex<Followed>,
-    told: Notify,
+pub(super) struct Watched {
+    pub entries: Vec<Entry>,
+    /// A folder went away before it could be watched.
+    pub has_gone: bool,
+    /// Why a folder is not watched that is there: it may not be read, or there are no more watches.
+    pub refused: Option<io::Error>,
 }
 
-#[derive(Debug, Default)]
-struct Followed {
-    /// Entries of folders that decide what a file holds, and which files.
-    entries: HashMap<PathBuf, BTreeSet<FileId>>,
-    /// The folders that they are in.
-    folders: HashMap<PathBuf, Folder>,
-    /// Files with signs of a change that the task has not taken.
-    stirred: BTreeSet<FileId>,
-}
-
-#[derive(Debug, Default)]
-struct Folder {
-    files: BTreeSet<FileId>,
-    /// Not so when it went away, though there may be another of its name.
-    is_watched: bool,
-}
-
-impl Signs {
-    /// The files that may have changed since the last call; waits until there is one.
-    pub(super) async fn stirred(&self) -> BTreeSet<FileId> {
-        loop {
-            let stirred = std::mem::take(&mut self.followed().stirred);
-            if !stirred.is_empty() {
-                return stirred;
-            }
-            self.told.notified().await;
-        }
-    }
-
-    /// Whether the kernel would not tell of a change on `trail`.
-    pub(super) fn has_lapsed(&self, trail: &[PathBuf]) -> bool {
-        let followed = self.followed();
-        let is_watched =
-            |folder| followed.folders.get(folder).is_some_and(|known| known.is_watched);
-        !trail.iter().all(|entry| is_watched(folder_of(entry)))
-    }
-
-    /// Takes it that the kernel does not tell of changes on `trail`, until it is followed again.
-    pub(super) fn distrust(&self, trail: &[PathBuf]) {
-        let mut followed = self.followed();
-        for entry in trail {
-            if let Some(folder) = followed.folders.get_mut(folder_of(entry)) {
-                folder.is_watched = false;
-            }
-        }
-    }
-
-    /// Takes in an event. Called by the thread that reads them, for all that happens in a folder.
-    fn tell(&self, event: &notify::Event) {
-        let is_read = match event.kind {
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
-            EventKind::Access(_) => true,
-            _ => false,
-        };
-        if is_read {
-            return;
-        }
-        let has_gone =
-            matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
-        let mut followed = self.followed();
-        let Followed { entries, folders, stirred } = &mut *followed;
-        for path in &event.paths {
-            stirred.extend(entries.get(path).into_iter().flatten());
-            if let Some(folder) = folders.get_mut(path) {
-                folder.is_watched &= !has_gone;
-                stirred.extend(&folder.files);
-            }
-        }
-        // The kernel had more to tell than it could keep.
-        if event.need_rescan() {
-            stirred.extend(folders.values().flat_map(|folder| &folder.files));
-        }
-        if !stirred.is_empty() {
-            drop(followed);
-            self.told.notify_one();
-        }
-    }
-
-    fn followed(&self) -> MutexGuard<'_, Followed> {
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+impl Watched {
+    /// Whether the kernel tells of all that decides about the file.
+    pub(super) const fn is_whole(&self) -> bool {
+        !self.has_gone && self.refused.is_none()
     }
 }
 
-impl Followed {
-    /// Puts `after` in the place of `before` as the trail of a file. Returns the folders to watch,
-    /// and those that nobody asks for any more.
-    fn replace(
-        &mut self,
-        id: FileId,
-        before: &[PathBuf],
-        after: &[PathBuf],
-    ) -> (Vec<PathBuf>, Vec<PathBuf>) {
-        let mut new = Vec::new();
-        for entry in after {
-            self.entries.entry(entry.clone()).or_default().insert(id);
-            let path = folder_of(entry);
-            let folder = self.folders.entry(path.into()).or_default();
-            folder.files.insert(id);
-            if !folder.is_watched {
-                // From now on an event may say otherwise.
-                folder.is_watched = true;
-                new.push(path.into());
+/// Has the kernel watch the folders of a trail; blocks, on a file system that does. One that is
+/// watched already stays so, under its number.
+pub(super) fn watch(inotify: &OwnedFd, trail: &[PathBuf]) -> Watched {
+    let mut watched = Watched::default();
+    for entry in trail {
+        let (Some(folder), Some(name)) = (entry.parent(), entry.file_name()) else { continue };
+        match inotify::add_watch(inotify, folder, SIGNS) {
+            Ok(number) => watched.entries.push((number, name.into())),
+            Err(Errno::NOENT | Errno::NOTDIR) => watched.has_gone = true,
+            Err(error) => {
+                let why = match error {
+                    Errno::NOSPC => "no more watches (fs.inotify.max_user_watches)".into(),
+                    error => error.to_string(),
+                };
+                let text = format!("{}: {why}", folder.display());
+                watched.refused = Some(io::Error::other(text));
             }
         }
-        let mut left = Vec::new();
-        for entry in before {
-            if !after.contains(entry)
-                && let Some(files) = self.entries.get_mut(entry)
-            {
-                files.remove(&id);
-                if files.is_empty() {
-                    self.entries.remove(entry);
-                }
-            }
-            let path = folder_of(entry);
-            if !after.iter().any(|entry| folder_of(entry) == path)
-                && let Some(folder) = self.folders.get_mut(path)
-            {
-                folder.files.remove(&id);
-                if folder.files.is_empty() {
-                    self.folders.remove(path);
-                    left.push(path.into());
-                }
-            }
-        }
-        (new, left)
     }
+    watched
 }
 
-/// Has the kernel tell of what happens on the trails of files. Blocks, on a file system that does.
-pub(super) struct Follower {
-    signs: Arc<Signs>,
-    trails: HashMap<FileId, Vec<PathBuf>>,
-    inotify: Inotify,
-}
-
-impl Follower {
-    pub(super) fn new(signs: Arc<Signs>) -> Self {
-        Self { signs, trails: HashMap::new(), inotify: Inotify(None) }
-    }
-
-    /// Follows `trail` for a file, in the place of the one before; an empty one ends it.
+impl Notices {
+    /// Of no folder yet.
     ///
     /// # Errors
-    /// When the kernel will not tell of all of it: it has no more watches, a folder may not be
-    /// read, or has just gone.
-    pub(super) fn follow(&mut self, id: FileId, trail: &[PathBuf]) -> io::Result<()> {
-        let before = self.trails.remove(&id).unwrap_or_default();
-        let (new, left) = self.signs.followed().replace(id, &before, trail);
-        if !trail.is_empty() {
-            self.trails.insert(id, trail.into());
+    /// When the user has as many instances, or the process as many descriptors, as it may have.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime whose I/O is enabled.
+    #[expect(
+        deprecated,
+        reason = "what took its place is unsafe, and asks for what an `Arc<OwnedFd>` is: one \
+                  descriptor, open for as long as that lives"
+    )]
+    pub(super) fn new() -> io::Result<Self> {
+        let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+        let inotify = AsyncFd::with_interest(Arc::new(inotify), Interest::READABLE)?;
+        Ok(Self { inotify, files: BTreeMap::new() })
+    }
+
+    /// Where looks have folders watched.
+    pub(super) fn inotify(&self) -> Arc<OwnedFd> {
+        Arc::clone(self.inotify.get_ref())
+    }
+
+    /// Puts `after` in the place of `before` as the entries that decide about a file, and has the
+    /// folders left alone that no file needs any more. A look under way may have found one of them
+    /// watched: its entries will be new ones, so another follows and has it watched anew.
+    pub(super) fn replace(&mut self, id: FileId, before: &[Entry], after: &[Entry]) {
+        for entry in after {
+            self.files.entry(entry.clone()).or_default().insert(id);
         }
-        for folder in left {
-            self.inotify.unwatch(&folder);
-        }
-        let mut result = Ok(());
-        for folder in new {
-            // One of this name that has gone may be known still.
-            self.inotify.unwatch(&folder);
-            if let Err(error) = self.inotify.watch(&folder, &self.signs) {
-                if let Some(folder) = self.signs.followed().folders.get_mut(&folder) {
-                    folder.is_watched = false;
+        for entry in before.iter().filter(|entry| !after.contains(entry)) {
+            let Some(files) = self.files.get_mut(entry) else { continue };
+            files.remove(&id);
+            if files.is_empty() {
+                self.files.remove(entry);
+                if self.in_folder(entry.0).next().is_none() {
+                    // An error is that the folder has gone, and the watch with it.
+                    let _ = inotify::remove_watch(self.inotify.get_ref(), entry.0);
                 }
-                result = Err(error);
             }
         }
-        result
     }
-}
 
-/// The watcher of the `notify` crate, made when it is first needed. It panics, and does so again
-/// when it is dropped, when the thread that it reads in could not be started.
-struct Inotify(Option<RecommendedWatcher>);
-
-impl Inotify {
-    fn watch(&mut self, folder: &Path, signs: &Arc<Signs>) -> io::Result<()> {
-        if self.0.is_none() {
-            let signs = Arc::clone(signs);
-            let handler = move |event: notify::Result<notify::Event>| {
-                if let Ok(event) = event {
-                    signs.tell(&event);
+    /// The files that may have changed since the last call; waits until there is one. Nothing is
+    /// lost when the future is dropped.
+    ///
+    /// # Errors
+    /// When there will be no more notices.
+    pub(super) async fn stirred(&self) -> io::Result<BTreeSet<FileId>> {
+        loop {
+            let mut ready = self.inotify.readable().await?;
+            // An error is that there was nothing to read.
+            if let Ok(stirred) = ready.try_io(|inotify| self.read(inotify.get_ref())) {
+                let stirred = stirred?;
+                if !stirred.is_empty() {
+                    return Ok(stirred);
                 }
-            };
-            self.0 = Some(notify::recommended_watcher(handler).map_err(into_io)?);
-        }
-        self.contained(|watcher| watcher.watch(folder, RecursiveMode::NonRecursive))
-    }
-
-    fn unwatch(&mut self, folder: &Path) {
-        // An error is that it was not watched.
-        let _ = self.contained(|watcher| watcher.unwatch(folder));
-    }
-
-    fn contained(
-        &mut self,
-        call: impl FnOnce(&mut RecommendedWatcher) -> notify::Result<()>,
-    ) -> io::Result<()> {
-        let Some(mut watcher) = self.0.take() else { return Ok(()) };
-        if let Ok(result) = catch_unwind(AssertUnwindSafe(|| call(&mut watcher))) {
-            self.0 = Some(watcher);
-            result.map_err(into_io)
-        } else {
-            std::mem::forget(watcher);
-            Err(io::Error::other("no thread can be started to read notices"))
+            }
         }
     }
-}
 
-impl Drop for Inotify {
-    fn drop(&mut self) {
-        let watcher = self.0.take();
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(watcher)));
-    }
-}
-
-fn into_io(error: notify::Error) -> io::Error {
-    match error.kind {
-        notify::ErrorKind::Io(error) => error,
-        notify::ErrorKind::MaxFilesWatch => {
-            io::Error::other("no more watches (fs.inotify.max_user_watches)")
+    /// Reads one batch of events.
+    fn read(&self, inotify: &OwnedFd) -> io::Result<BTreeSet<FileId>> {
+        let mut batch = [MaybeUninit::uninit(); BATCH];
+        let mut events = Reader::new(inotify, &mut batch);
+        let mut stirred = BTreeSet::new();
+        loop {
+            let event = events.next()?;
+            if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
+                // The kernel had more to tell than it could keep.
+                stirred.extend(self.files.values().flatten());
+            } else if let Some(name) = event.file_name() {
+                let entry = (event.wd(), OsStr::from_bytes(name.to_bytes()).into());
+                stirred.extend(self.files.get(&entry).into_iter().flatten());
+            } else {
+                // It is about the folder itself, which has other rights, another name, or has gone.
+                stirred.extend(self.in_folder(event.wd()).flatten());
+            }
+            if events.is_buffer_empty() {
+                return Ok(stirred);
+            }
         }
-        notify::ErrorKind::PathNotFound => io::ErrorKind::NotFound.into(),
-        _ => io::Error::other(error),
     }
-}
 
-fn folder_of(entry: &Path) -> &Path {
-    entry.parent().unwrap_or(entry)
+    /// The files that each entry of a folder decides about.
+    fn in_folder(&self, number: i32) -> impl Iterator<Item = &BTreeSet<FileId>> {
+        let entries = self.files.range((number, OsString::new())..);
+        entries.take_while(move |((other, _), _)| *other == number).map(|(_, files)| files)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::fd::AsRawFd;
+    use std::path::Path;
+
     use super::*;
 
-    fn paths(texts: &[&str]) -> Vec<PathBuf> {
-        texts.iter().map(PathBuf::from).collect()
+    impl Notices {
+        /// Has `names` in `folder` followed for a file, as one look does.
+        fn follow(&mut self, id: FileId, folder: &Path, names: &[&str]) -> Vec<Entry> {
+            let trail: Vec<_> = names.iter().map(|name| folder.join(name)).collect();
+            let entries = watch(&self.inotify(), &trail).entries;
+            self.replace(id, &[], &entries);
+            entries
+        }
+
+        /// How many folders the kernel says that it watches.
+        fn watches(&self) -> usize {
+            let info = format!("/proc/self/fdinfo/{}", self.inotify.as_raw_fd());
+            let info = fs::read_to_string(info).unwrap();
+            info.lines().filter(|line| line.starts_with("inotify wd:")).count()
+        }
     }
 
-    #[test]
-    fn a_folder_is_watched_once_and_for_as_long_as_a_file_needs_it() {
-        let mut followed = Followed::default();
-        let one = paths(&["/v/c", "/v/..data", "/v/..1/c"]);
-        assert_eq!(followed.replace(1, &[], &one), (paths(&["/v", "/v/..1"]), vec![]));
-        assert_eq!(followed.replace(2, &[], &paths(&["/v/d"])), (vec![], vec![]));
-        let two = paths(&["/v/c", "/v/..data", "/v/..2/c"]);
-        assert_eq!(followed.replace(1, &one, &two), (paths(&["/v/..2"]), paths(&["/v/..1"])));
-        assert_eq!(followed.replace(1, &two, &[]), (vec![], paths(&["/v/..2"])));
-        assert_eq!(followed.replace(2, &paths(&["/v/d"]), &[]), (vec![], paths(&["/v"])));
-        assert!(followed.entries.is_empty());
+    #[tokio::test]
+    async fn a_folder_is_watched_once_and_for_as_long_as_a_file_needs_it() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("x")).unwrap();
+        let mut notices = Notices::new().unwrap();
+        let one = notices.follow(1, folder.path(), &["c", "..data", "x/c"]);
+        let two = notices.follow(2, folder.path(), &["c"]);
+        assert_eq!(notices.watches(), 2);
+        notices.replace(1, &one, &one[..2]);
+        assert_eq!(notices.watches(), 1);
+        notices.replace(1, &one[..2], &[]);
+        assert_eq!(notices.watches(), 1);
+        notices.replace(2, &two, &[]);
+        assert_eq!(notices.watches(), 0);
+        assert!(notices.files.is_empty());
     }
 
     #[tokio::test]
     async fn only_what_is_on_a_trail_is_a_sign() {
-        let signs = Signs::default();
-        let trail = paths(&["/v/c"]);
-        signs.followed().replace(7, &[], &trail);
-        let event = |kind, path: &str| notify::Event::new(kind).add_path(path.into());
-        let written = EventKind::Modify(ModifyKind::Data(notify::event::DataChange::Any));
-        let opened = EventKind::Access(AccessKind::Open(AccessMode::Any));
-        signs.tell(&event(written, "/v/other"));
-        signs.tell(&event(opened, "/v/c"));
-        assert!(signs.followed().stirred.is_empty());
-        signs.tell(&event(written, "/v/c"));
-        assert_eq!(signs.stirred().await, [7].into());
+        let folder = tempfile::tempdir().unwrap();
+        let watched = folder.path().join("x");
+        fs::create_dir(&watched).unwrap();
+        fs::write(watched.join("c"), "").unwrap();
+        let mut notices = Notices::new().unwrap();
+        notices.follow(7, &watched, &["c"]);
+        notices.follow(8, &watched, &["d"]);
+        fs::write(watched.join("other"), "").unwrap();
+        fs::read(watched.join("c")).unwrap();
+        fs::write(watched.join("d"), "").unwrap();
+        assert_eq!(notices.stirred().await.unwrap(), [8].into());
+        fs::rename(&watched, folder.path().join("y")).unwrap();
+        assert_eq!(notices.stirred().await.unwrap(), [7, 8].into());
+    }
 
-        assert!(!signs.has_lapsed(&trail));
-        let removed = EventKind::Remove(notify::event::RemoveKind::Folder);
-        signs.tell(&event(removed, "/v"));
-        assert_eq!(signs.stirred().await, [7].into());
-        assert!(signs.has_lapsed(&trail));
-        assert_eq!(signs.followed().replace(7, &trail, &trail).0, paths(&["/v"]));
-        assert!(!signs.has_lapsed(&trail));
-
-        signs.tell(&notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan));
-        assert_eq!(signs.stirred().await, [7].into());
+    #[test]
+    fn a_folder_that_has_gone_is_none_that_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let inotify = inotify::init(CreateFlags::CLOEXEC).unwrap();
+        let watched = watch(&inotify, &[folder.path().join("x/c"), folder.path().join("c")]);
+        assert!(watched.has_gone && watched.refused.is_none());
+        assert_eq!(watched.entries.len(), 1);
     }
 }

@@ -27,17 +27,6 @@ struct Unrest {
     seen: Option<Content>,
 }
 
-/// What follows from a look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Nothing is to be said, or not yet.
-    Wait,
-    /// The look is the first sign of a change: nothing announced it.
-    Unannounced,
-    /// The change is to be reported now.
-    Changed,
-}
-
 impl Settle {
     pub(super) const fn new(known: Option<Content>) -> Self {
         Self { known, unrest: None }
@@ -54,18 +43,18 @@ impl Settle {
         self.unrest.as_ref().map(|unrest| (unrest.last + QUIET).min(unrest.began + LONGEST))
     }
 
-    /// Takes in what a look found that began at `began`; `None` when it could not tell.
-    pub(super) fn seen(&mut self, began: Time, found: Option<Content>) -> Verdict {
+    /// Takes in what a look found that began at `began`; `None` when it could not tell. Says
+    /// whether a change is to be reported now.
+    pub(super) fn seen(&mut self, began: Time, found: Option<Content>) -> bool {
         let Some(due) = self.due() else {
-            if found.is_none() || found == self.known {
-                return Verdict::Wait;
+            if found.is_some() && found != self.known {
+                self.unrest = Some(Unrest { began, last: began, seen: found });
             }
-            self.unrest = Some(Unrest { began, last: began, seen: found });
-            return Verdict::Unannounced;
+            return false;
         };
         // There were signs while it looked, or shortly before: what it found may be half written.
         if began < due {
-            return Verdict::Wait;
+            return false;
         }
         if let Some(unrest) = &mut self.unrest
             && began < unrest.began + LONGEST
@@ -74,15 +63,15 @@ impl Settle {
         {
             unrest.last = began;
             unrest.seen = found;
-            return Verdict::Wait;
+            return false;
         }
         let later = self.unrest.take().map(|unrest| unrest.last).filter(|last| *last > began);
         self.unrest = later.map(|last| Unrest { began: last, last, seen: None });
         if found.is_none() || found == self.known {
-            return Verdict::Wait;
+            return false;
         }
         self.known = found;
-        Verdict::Changed
+        true
     }
 }
 
@@ -106,31 +95,31 @@ mod tests {
         file.stir(at(100));
         assert_eq!(file.due(), Some(at(350)));
         // A look that was under way counts for nothing.
-        assert_eq!(file.seen(at(99), Some(held(1))), Verdict::Wait);
-        assert_eq!(file.seen(at(350), Some(held(2))), Verdict::Changed);
+        assert!(!file.seen(at(99), Some(held(1))));
+        assert!(file.seen(at(350), Some(held(2))));
         assert_eq!(file.due(), None);
-        assert_eq!(file.seen(at(5_000), Some(held(2))), Verdict::Wait);
+        assert!(!file.seen(at(5_000), Some(held(2))));
     }
 
     #[test]
     fn signs_without_a_change_come_to_nothing() {
         let mut file = Settle::new(Some(held(0)));
         file.stir(at(0));
-        assert_eq!(file.seen(at(250), Some(held(0))), Verdict::Wait);
+        assert!(!file.seen(at(250), Some(held(0))));
         assert_eq!(file.due(), None);
         file.stir(at(1_000));
-        assert_eq!(file.seen(at(1_250), None), Verdict::Wait);
+        assert!(!file.seen(at(1_250), None));
         assert_eq!(file.due(), None);
     }
 
     #[test]
     fn what_only_a_look_has_seen_is_looked_at_until_it_stays() {
         let mut file = Settle::new(Some(held(0)));
-        assert_eq!(file.seen(at(0), Some(held(1))), Verdict::Unannounced);
+        assert!(!file.seen(at(0), Some(held(1))));
         assert_eq!(file.due(), Some(at(250)));
-        assert_eq!(file.seen(at(250), Some(held(2))), Verdict::Wait);
+        assert!(!file.seen(at(250), Some(held(2))));
         assert_eq!(file.due(), Some(at(500)));
-        assert_eq!(file.seen(at(500), Some(held(2))), Verdict::Changed);
+        assert!(file.seen(at(500), Some(held(2))));
     }
 
     #[test]
@@ -139,9 +128,7 @@ mod tests {
         let mut reported = Vec::new();
         for now in (0..12_000).step_by(100) {
             file.stir(at(now));
-            if file.due().is_some_and(|due| due <= at(now))
-                && file.seen(at(now), Some(held(now))) == Verdict::Changed
-            {
+            if file.due().is_some_and(|due| due <= at(now)) && file.seen(at(now), Some(held(now))) {
                 reported.push(now);
             }
         }
@@ -151,7 +138,7 @@ mod tests {
         let mut file = Settle::new(Some(held(0)));
         let mut reported = Vec::new();
         for now in (100..12_000).step_by(250) {
-            if file.seen(at(now), Some(held(now))) == Verdict::Changed {
+            if file.seen(at(now), Some(held(now))) {
                 reported.push(now);
             }
         }
@@ -164,7 +151,7 @@ mod tests {
         for now in (0..=5_100).step_by(100) {
             file.stir(at(now));
         }
-        assert_eq!(file.seen(at(5_000), Some(held(1))), Verdict::Changed);
+        assert!(file.seen(at(5_000), Some(held(1))));
         assert_eq!(file.due(), Some(at(5_350)));
     }
 
@@ -172,16 +159,16 @@ mod tests {
     fn a_file_that_is_gone_has_changed_and_has_again_when_it_is_back() {
         let mut file = Settle::new(Some(held(0)));
         file.stir(at(0));
-        assert_eq!(file.seen(at(250), Some(Content::Missing)), Verdict::Changed);
+        assert!(file.seen(at(250), Some(Content::Missing)));
         file.stir(at(1_000));
-        assert_eq!(file.seen(at(1_250), Some(held(0))), Verdict::Changed);
+        assert!(file.seen(at(1_250), Some(held(0))));
     }
 
     #[test]
     fn what_becomes_readable_at_last_has_changed() {
         let mut file = Settle::new(None);
-        assert_eq!(file.seen(at(0), None), Verdict::Wait);
+        assert!(!file.seen(at(0), None));
         file.stir(at(0));
-        assert_eq!(file.seen(at(250), Some(held(0))), Verdict::Changed);
+        assert!(file.seen(at(250), Some(held(0))));
     }
 }

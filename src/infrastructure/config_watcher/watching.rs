@@ -1,10 +1,9 @@
 //! The task: when each file is looked at, and what is made of what it is told and what it finds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::RandomState;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -12,9 +11,9 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::ConfigChange;
-use super::look::{Look, look};
-use super::notices::{FileId, Follower, Signs};
-use super::settle::{Settle, Verdict};
+use super::look::{Content, Look, look};
+use super::notices::{Entry, FileId, Notices, Watched};
+use super::settle::Settle;
 use crate::clock::{self, Time};
 
 /// Files that are watched at once.
@@ -37,8 +36,8 @@ struct File {
     asked: Vec<oneshot::Sender<io::Result<()>>>,
     /// `None` before the first look.
     settle: Option<Settle>,
-    /// The trail that the kernel tells of changes on.
-    followed: Option<Vec<PathBuf>>,
+    /// What the kernel tells of it.
+    followed: Vec<Entry>,
     stage: Stage,
     is_unreadable: bool,
 }
@@ -61,42 +60,40 @@ pub(super) struct Watching {
     files: BTreeMap<FileId, File>,
     next: FileId,
     looks: JoinSet<(FileId, Time, Look)>,
-    signs: Arc<Signs>,
-    /// `None` while it works, and when there is none.
-    follower: Option<Follower>,
-    follows: JoinSet<(Follower, FileId, Vec<PathBuf>, io::Result<()>)>,
-    /// Trails to be followed, the latest of each file.
-    trails: BTreeMap<FileId, Vec<PathBuf>>,
-    notices: bool,
+    /// `None` when the kernel is not asked, or does not tell.
+    notices: Option<Notices>,
     has_warned: bool,
 }
 
 impl Watching {
-    pub(super) fn new(changes: broadcast::Sender<ConfigChange>, notices: bool) -> Self {
-        let signs = Arc::<Signs>::default();
+    pub(super) fn new(changes: broadcast::Sender<ConfigChange>) -> Self {
         Self {
             changes,
             keys: RandomState::new(),
             files: BTreeMap::new(),
             next: 0,
             looks: JoinSet::new(),
-            follower: notices.then(|| Follower::new(Arc::clone(&signs))),
-            signs,
-            follows: JoinSet::new(),
-            trails: BTreeMap::new(),
-            notices,
+            notices: None,
             has_warned: false,
         }
     }
 
-    /// Watches until nobody can ask for more.
-    pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>, interval: Duration) {
+    /// Watches until nobody can ask for more. With `notices` the kernel is asked to tell of
+    /// changes.
+    pub(super) async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        interval: Duration,
+        notices: bool,
+    ) {
+        match notices.then(Notices::new).transpose() {
+            Ok(notices) => self.notices = notices,
+            Err(error) => self.warn(&error),
+        }
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let signs = Arc::clone(&self.signs);
         loop {
             self.begin_looks();
-            self.begin_follow();
             let due = self.due();
             let rest = due.map_or(Duration::MAX, |due| due.since(clock::now()));
             tokio::select! {
@@ -104,13 +101,14 @@ impl Watching {
                     Some(request) => self.add(request),
                     None => return,
                 },
-                stirred = signs.stirred() => for id in stirred {
-                    if let Some(settle) = self.files.get_mut(&id).and_then(|f| f.settle.as_mut()) {
-                        settle.stir(clock::now());
+                stirred = stirred(self.notices.as_ref()) => match stirred {
+                    Ok(stirred) => stirred.into_iter().for_each(|id| self.stir(id)),
+                    Err(error) => {
+                        self.notices = None;
+                        self.warn(&error);
                     }
                 },
                 Some(Ok((id, began, look))) = self.looks.join_next() => self.looked(id, began, look),
-                Some(followed) = self.follows.join_next() => self.followed(followed),
                 _ = ticks.tick() => self.files.values_mut().for_each(File::want),
                 () = tokio::time::sleep(rest), if due.is_some() => self.want_due(),
             }
@@ -134,12 +132,19 @@ impl Watching {
                 absolute,
                 asked: vec![asked],
                 settle: None,
-                followed: None,
+                followed: Vec::new(),
                 stage: Stage::Wanted,
                 is_unreadable: false,
             };
             self.files.insert(self.next, file);
             self.next += 1;
+        }
+    }
+
+    /// There is a sign that a file may have changed.
+    fn stir(&mut self, id: FileId) {
+        if let Some(settle) = self.files.get_mut(&id).and_then(|file| file.settle.as_mut()) {
+            settle.stir(clock::now());
         }
     }
 
@@ -164,8 +169,9 @@ impl Watching {
         for (&id, file) in wanted.take(room) {
             file.stage = Stage::Looking { again: false };
             let (path, keys) = (file.absolute.clone(), self.keys.clone());
+            let inotify = self.notices.as_ref().map(Notices::inotify);
             let began = clock::now();
-            self.looks.spawn_blocking(move || (id, began, look(&path, &keys)));
+            self.looks.spawn_blocking(move || (id, began, look(&path, &keys, inotify.as_deref())));
         }
     }
 
@@ -173,18 +179,62 @@ impl Watching {
         let Some(file) = self.files.get_mut(&id) else { return };
         let again = file.stage == Stage::Looking { again: true };
         file.stage = if again { Stage::Wanted } else { Stage::Idle };
-        let lapsed = |trail: &Vec<PathBuf>| {
-            file.followed.as_ref() != Some(trail) || self.signs.has_lapsed(trail)
-        };
-        let trail = look.trail.as_ref().ok().filter(|trail| self.notices && lapsed(trail)).cloned();
-        let is_followed = trail.is_some();
-        if let Some(trail) = trail {
-            self.trails.insert(id, trail);
+        let is_first = file.settle.is_none();
+        let is_told = look.watched.as_ref().is_some_and(Watched::is_whole);
+        let is_stale = look.watched.is_some_and(|watched| self.follow(id, watched));
+        if is_first {
+            self.decide(id, look.way, look.content, is_told);
+        } else {
+            self.compare(id, began, look.content);
         }
-        let Some(settle) = &mut file.settle else {
-            return self.looked_first(id, look, is_followed);
+        if is_stale {
+            self.stir(id);
+        }
+    }
+
+    /// Takes in what the kernel watches for a file. Says whether something may have happened that
+    /// neither the look has found nor the kernel has told of, so that another has to follow.
+    fn follow(&mut self, id: FileId, watched: Watched) -> bool {
+        let Watched { entries, has_gone, refused } = watched;
+        if let Some(error) = refused {
+            self.warn(&error);
+        }
+        let (Some(notices), Some(file)) = (&mut self.notices, self.files.get_mut(&id)) else {
+            return false;
         };
-        file.is_unreadable = match &look.content {
+        let is_new = entries != file.followed;
+        if is_new {
+            notices.replace(id, &file.followed, &entries);
+            file.followed = entries;
+        }
+        is_new || has_gone
+    }
+
+    /// Decides whether a file can be watched, by the first look. One that cannot be read can be,
+    /// when the kernel will tell that this has changed (`is_told`), unless it is none.
+    fn decide(
+        &mut self,
+        id: FileId,
+        way: io::Result<()>,
+        content: io::Result<Content>,
+        is_told: bool,
+    ) {
+        let known = match (way, content) {
+            (Ok(()), Ok(content)) => Some(content),
+            (Ok(()), Err(error)) if is_told && error.kind() != io::ErrorKind::InvalidInput => None,
+            (Err(error), _) | (Ok(()), Err(error)) => return self.refuse(id, error),
+        };
+        if let Some(file) = self.files.get_mut(&id) {
+            file.settle = Some(Settle::new(known));
+            file.answer(&Ok(()));
+        }
+    }
+
+    /// Compares what a later look found with what is known.
+    fn compare(&mut self, id: FileId, began: Time, content: io::Result<Content>) {
+        let Some(file) = self.files.get_mut(&id) else { return };
+        let Some(settle) = &mut file.settle else { return };
+        file.is_unreadable = match &content {
             Err(error) if !file.is_unreadable => {
                 let file = file.given.display();
                 tracing::warn!(%file, %error, "a watched file cannot be read: it counts as unchanged");
@@ -192,86 +242,33 @@ impl Watching {
             }
             content => content.is_err(),
         };
-        match settle.seen(began, look.content.ok()) {
-            Verdict::Wait => {}
-            Verdict::Unannounced => {
-                // The kernel should have told: it may be another folder that it watches.
-                if let Some(trail) = &file.followed {
-                    self.signs.distrust(trail);
-                }
-            }
-            Verdict::Changed => {
-                // An error is that nobody listens.
-                let _ = self.changes.send(ConfigChange::FileModified(file.given.clone()));
-            }
-        }
-    }
-
-    /// Decides whether the file can be watched, unless that depends on the kernel.
-    fn looked_first(&mut self, id: FileId, look: Look, is_followed: bool) {
-        let Some(file) = self.files.get_mut(&id) else { return };
-        match (look.trail, look.content) {
-            (Ok(_), Ok(content)) => {
-                file.settle = Some(Settle::new(Some(content)));
-                file.answer(&Ok(()));
-            }
-            (Ok(_), Err(error)) if is_followed && error.kind() != io::ErrorKind::InvalidInput => {}
-            (Err(error), _) | (Ok(_), Err(error)) => self.refuse(id, error),
-        }
-    }
-
-    fn begin_follow(&mut self) {
-        if let Some(mut follower) = self.follower.take() {
-            if let Some((id, trail)) = self.trails.pop_first() {
-                self.follows.spawn_blocking(move || {
-                    let result = follower.follow(id, &trail);
-                    (follower, id, trail, result)
-                });
-            } else {
-                self.follower = Some(follower);
-            }
-        }
-    }
-
-    fn followed(
-        &mut self,
-        done: Result<(Follower, FileId, Vec<PathBuf>, io::Result<()>), tokio::task::JoinError>,
-    ) {
-        // Without one it panicked, or the runtime ends.
-        let Ok((follower, id, trail, result)) = done else { return self.notices = false };
-        self.follower = Some(follower);
-        let Some(file) = self.files.get_mut(&id) else { return };
-        let is_followed = result.is_ok();
-        file.followed = is_followed.then_some(trail);
-        if is_followed {
-            // What happened before the kernel began to tell.
-            file.want();
-        }
-        if let Err(error) = &result
-            && !self.has_warned
-        {
-            self.has_warned = true;
-            let file = file.given.display();
-            tracing::warn!(%file, %error, "the kernel will not tell of changes: files are polled");
-        }
-        if file.settle.is_none() {
-            match result {
-                Ok(()) => {
-                    file.settle = Some(Settle::new(None));
-                    file.answer(&Ok(()));
-                }
-                Err(error) => self.refuse(id, error),
-            }
+        if settle.seen(began, content.ok()) {
+            // An error is that nobody listens.
+            let _ = self.changes.send(ConfigChange::FileModified(file.given.clone()));
         }
     }
 
     fn refuse(&mut self, id: FileId, error: io::Error) {
-        if let Some(mut file) = self.files.remove(&id) {
-            file.answer(&Err(error));
-            if self.notices {
-                self.trails.insert(id, Vec::new());
-            }
+        let Some(mut file) = self.files.remove(&id) else { return };
+        if let Some(notices) = &mut self.notices {
+            notices.replace(id, &file.followed, &[]);
         }
+        file.answer(&Err(error));
+    }
+
+    /// Says that polling is all there is, once.
+    fn warn(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.has_warned, true) {
+            tracing::warn!(%error, "the kernel will not tell of changes: files are polled");
+        }
+    }
+}
+
+/// The files that the kernel tells of; waits for ever when there are no notices.
+async fn stirred(notices: Option<&Notices>) -> io::Result<BTreeSet<FileId>> {
+    match notices {
+        Some(notices) => notices.stirred().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -292,5 +289,31 @@ impl File {
             // Whoever asked may have gone.
             let _ = asked.send(result);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An event that comes before the task knows whom it concerns is passed over.
+    #[tokio::test]
+    async fn a_file_that_is_newly_watched_is_looked_at_once_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        let mut watching = Watching::new(broadcast::Sender::new(1));
+        watching.notices = Some(Notices::new().unwrap());
+        let (asked, mut answer) = oneshot::channel();
+        watching.add(Request { given: path.clone(), absolute: path.clone(), asked });
+        for is_new in [true, false] {
+            watching.begin_looks();
+            let (id, began, look) = watching.looks.join_next().await.unwrap().unwrap();
+            watching.looked(id, began, look);
+            assert_eq!(watching.due().is_some(), is_new);
+            let file = watching.files.get_mut(&id).unwrap();
+            file.settle = Some(Settle::new(Some(Content::Missing)));
+            file.want();
+        }
+        assert!(answer.try_recv().unwrap().is_ok());
     }
 }
