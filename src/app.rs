@@ -220,7 +220,7 @@ impl Edge {
             look,
             snapshot,
             stale: stale.map(|(_, error)| error),
-            reload: reload::Reload { source, set_log, state: reloads },
+            reload: reload::Reload { source, set_log, state: reloads, hanging: Vec::new() },
             watcher: Arc::clone(&watcher),
             hangup,
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::Signal;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::interval;
+use tokio::time::{interval, timeout};
 
 use super::feed::Reading;
 use super::in_force::InForce;
@@ -24,6 +24,8 @@ use crate::infrastructure::{ConfigChange, ConfigWatcher};
 
 /// How often the log is reminded of a registry that cannot be read.
 const REMINDER: Duration = Duration::from_secs(60);
+/// Why a watched configuration is reloaded.
+const FILE_CHANGED: &str = "the file has changed";
 /// Backends named in a line.
 const NAMED: usize = 10;
 
@@ -68,6 +70,10 @@ impl Control {
             self.keep();
         }
         let mut config = self.watch_config().await;
+        // It may have changed between its first reading and now.
+        if config.is_some() && self.reload.has_news(&self.in_force.config()).await {
+            self.reload(FILE_CHANGED, &mut follow).await;
+        }
         self.watch_geo(&mut follow).await;
         let mut remind = interval(REMINDER);
         // The first is at once.
@@ -83,12 +89,12 @@ impl Control {
                 () = hung_up(&mut self.hangup) => self.reload("SIGHUP", &mut follow).await,
                 change = next(config.as_mut()) => match change {
                     ConfigChange::FileModified(_) | ConfigChange::FullReload => {
-                        self.reload("the file has changed", &mut follow).await;
+                        self.reload(FILE_CHANGED, &mut follow).await;
                     }
                     // Our own.
                     ConfigChange::ValueChanged { .. } => {}
                 },
-                _ = next(follow.geo.as_mut().map(|geo| &mut geo.changes)) => self.reload_geo().await,
+                _ = next(follow.geo.as_mut().map(|geo| &mut geo.changes)) => self.reload_geo(true).await,
                 _ = remind.tick() => self.remind(&follow),
             }
         }
@@ -178,8 +184,8 @@ impl Control {
     /// Puts the configuration in force that the file and the environment give now, or leaves
     /// everything as it is.
     async fn reload(&mut self, why: &str, follow: &mut Follow) {
-        let Some(prepared) = self.reload.prepare(self.in_force.config()).await else { return };
         let before = self.in_force.config();
+        let Some(prepared) = self.reload.prepare(&before).await else { return };
         let reload::Prepared { config, changes, database } = prepared;
         let said: Vec<&String> = before.warnings.iter().chain(&before.notices).collect();
         for notice in config.warnings.iter().chain(&config.notices).filter(|n| !said.contains(n)) {
@@ -224,7 +230,7 @@ impl Control {
     }
 
     /// Watches the country database, if there is one and it is not watched yet.
-    async fn watch_geo(&self, follow: &mut Follow) {
+    async fn watch_geo(&mut self, follow: &mut Follow) {
         let config = self.in_force.config();
         let path = config.settings.geoip_path.clone();
         if path.as_ref() == follow.geo.as_ref().map(|geo| &geo.path) {
@@ -235,21 +241,33 @@ impl Control {
         let watcher = ConfigWatcher::new(config.settings.config_watch_interval_secs.get());
         let changes = watcher.subscribe();
         match watcher.watch_file(&path).await {
-            Ok(()) => follow.geo = Some(GeoWatch { path, changes, _watcher: watcher }),
+            Ok(()) => {
+                follow.geo = Some(GeoWatch { path, changes, _watcher: watcher });
+                // It may have changed between its opening and now.
+                self.reload_geo(false).await;
+            }
             Err(error) => tracing::warn!("{error}; a change of it needs a restart"),
         }
     }
 
-    async fn reload_geo(&mut self) {
+    /// Puts the country data in force that the file holds now. Unless a change was `told`, only those
+    /// of another date.
+    async fn reload_geo(&mut self, told: bool) {
         let config = self.in_force.config();
-        let opened = tokio::task::spawn_blocking(move || country_database(&config)).await;
-        match opened {
-            Ok(Ok(database)) => {
-                tracing::info!("the geo database has changed: {}", database.describe());
-                self.in_force.take_database(database);
+        let opening = tokio::task::spawn_blocking(move || country_database(&config));
+        match timeout(reload::LONGEST_READ, opening).await {
+            Ok(Ok(Ok(database))) => {
+                if told || database.built() != self.in_force.database.built() {
+                    tracing::info!("the geo database has changed: {}", database.describe());
+                    self.in_force.take_database(database);
+                }
             }
-            Ok(Err(error)) => tracing::error!("{error}; the data in force stay"),
-            Err(error) => tracing::error!(%error, "the geo database was not read"),
+            Ok(Ok(Err(error))) => tracing::error!("{error}; the data in force stay"),
+            Ok(Err(error)) => tracing::error!(%error, "the geo database was not read"),
+            Err(_) => tracing::error!(
+                "the geo database was not read within {:?}; the data in force stay",
+                reload::LONGEST_READ
+            ),
         }
     }
 }
