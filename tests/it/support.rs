@@ -3,6 +3,7 @@
 mod backend;
 mod client;
 mod edge;
+mod geo;
 mod http;
 mod lines;
 mod logged;
@@ -10,6 +11,7 @@ mod metrics;
 pub mod postgres;
 mod process;
 mod registry;
+mod reload;
 mod site;
 mod web;
 
@@ -18,10 +20,11 @@ use std::time::{Duration, Instant};
 pub use backend::{Backend, BlackHole, Refusing};
 pub use client::{Client, Visit, reset};
 pub use edge::Edge;
+pub use geo::country_file;
 pub use http::ask;
 pub use logged::Logged;
 pub use metrics::Metrics;
-pub use process::{connections_to, raise_descriptor_limit};
+pub use process::{connections_to, handles, make_pipe, open_pipe, raise_descriptor_limit};
 pub use registry::Row;
 pub use site::Site;
 pub use web::Web;
