@@ -219,7 +219,7 @@ impl Edge {
             in_force,
             following,
             stale: stale.map(|(_, error)| error),
-            reload: reload::Reload { source, set_log, state: reloads },
+            reload: reload::Reload { source, set_log, state: reloads, hanging: Vec::new() },
             watcher: Arc::clone(&watcher),
             geo_watch,
             hangup,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
-use tokio::time::interval;
+use tokio::time::{interval, timeout};
 
 use super::feed::Following;
 use super::geo_watch::GeoWatch;
@@ -23,6 +23,8 @@ use crate::infrastructure::{ConfigChange, ConfigWatcher};
 
 /// How often the log is reminded of a registry that cannot be read.
 const REMINDER: Duration = Duration::from_secs(60);
+/// Why a watched configuration is reloaded.
+const FILE_CHANGED: &str = "the file has changed";
 /// Backends named in a line.
 const NAMED: usize = 10;
 
@@ -55,7 +57,11 @@ impl Control {
         if follow.complaint.is_none() {
             self.following.keep(&self.in_force.registry);
         }
-        let mut config = self.watch_config(&mut follow).await;
+        let mut config = self.watch_config().await;
+        // It may have changed between its first reading and now.
+        if config.is_some() && self.reload.has_news(&self.in_force.config()).await {
+            self.reload(FILE_CHANGED, &mut follow).await;
+        }
         let mut remind = interval(REMINDER);
         // The first is at once.
         remind.tick().await;
@@ -70,12 +76,12 @@ impl Control {
                 () = hung_up(&mut self.hangup) => self.reload("SIGHUP", &mut follow).await,
                 change = next(config.as_mut()) => match change {
                     ConfigChange::FileModified(_) | ConfigChange::FullReload => {
-                        self.reload("the file has changed", &mut follow).await;
+                        self.reload(FILE_CHANGED, &mut follow).await;
                     }
                     // Our own.
                     ConfigChange::ValueChanged { .. } => {}
                 },
-                () = GeoWatch::changed(&mut self.geo_watch) => self.reload_geo().await,
+                () = GeoWatch::changed(&mut self.geo_watch) => self.reload_geo(true).await,
                 _ = remind.tick() => self.remind(&follow),
             }
         }
@@ -157,14 +163,14 @@ impl Control {
     /// Puts the configuration in force that the file and the environment give now, or leaves
     /// everything as it is.
     async fn reload(&mut self, why: &str, follow: &mut Follow) {
-        let Some(prepared) = self.reload.prepare(self.in_force.config()).await else { return };
         let before = self.in_force.config();
+        let Some(prepared) = self.reload.prepare(&before).await else { return };
         let reload::Prepared { config, changes, database } = prepared;
         let said: Vec<&String> = before.warnings.iter().chain(&before.notices).collect();
         for notice in config.warnings.iter().chain(&config.notices).filter(|n| !said.contains(n)) {
             tracing::warn!("{notice}");
         }
-        if changes.iter().any(reload::is_in_force) {
+        if !changes.is_empty() {
             let registry = self.following.replace(&config);
             let registry = registry.and_then(|fresh| self.judge(fresh, follow));
             if follow.held.is_some() {
@@ -181,8 +187,8 @@ impl Control {
             if !self.geo_watch.as_ref().is_some_and(|watch| watch.is_of(&config)) {
                 self.geo_watch = GeoWatch::begin(&config).await;
                 if self.geo_watch.is_some() {
-                    // What happened before it was watched.
-                    self.reload_geo().await;
+                    // It may have changed between its opening and now.
+                    self.reload_geo(false).await;
                 }
             }
         }
@@ -197,7 +203,7 @@ impl Control {
     }
 
     /// Watches the configuration file, when that is asked for.
-    async fn watch_config(&mut self, follow: &mut Follow) -> Option<Changes> {
+    async fn watch_config(&self) -> Option<Changes> {
         let config = self.in_force.config();
         if !config.settings.config_watch_enabled {
             return None;
@@ -210,23 +216,27 @@ impl Control {
         if let Err(error) = self.watcher.watch_file(file).await {
             tracing::warn!("{error}; SIGHUP reloads all the same");
         }
-        // What happened between its being read and its being watched.
-        if self.reload.differs(self.in_force.config()).await {
-            self.reload("the file has changed", follow).await;
-        }
         Some(changes)
     }
 
-    async fn reload_geo(&mut self) {
+    /// Puts the country data in force that the file holds now. Unless a change was `told`, only those
+    /// of another date.
+    async fn reload_geo(&mut self, told: bool) {
         let config = self.in_force.config();
-        let opened = tokio::task::spawn_blocking(move || country_database(&config)).await;
-        match opened {
-            Ok(Ok(database)) => {
-                tracing::info!("the geo database has changed: {}", database.describe());
-                self.in_force.take_database(database);
+        let opening = tokio::task::spawn_blocking(move || country_database(&config));
+        match timeout(reload::LONGEST_READ, opening).await {
+            Ok(Ok(Ok(database))) => {
+                if told || database.built() != self.in_force.database.built() {
+                    tracing::info!("the geo database has changed: {}", database.describe());
+                    self.in_force.take_database(database);
+                }
             }
-            Ok(Err(error)) => tracing::error!("{error}; the data in force stay"),
-            Err(error) => tracing::error!(%error, "the geo database was not read"),
+            Ok(Ok(Err(error))) => tracing::error!("{error}; the data in force stay"),
+            Ok(Err(error)) => tracing::error!(%error, "the geo database was not read"),
+            Err(_) => tracing::error!(
+                "the geo database was not read within {:?}; the data in force stay",
+                reload::LONGEST_READ
+            ),
         }
     }
 }

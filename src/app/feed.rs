@@ -115,8 +115,9 @@ impl Feed {
 
     /// Until the next reading is due, or something asks for one.
     async fn wait(&mut self, pause: Duration) {
+        let Self { store, config, look, .. } = self;
         let hint = async {
-            let told = match &mut self.store.hints {
+            let told = match &mut store.hints {
                 Some(hints) => hints.changed().await.is_ok(),
                 None => false,
             };
@@ -124,11 +125,10 @@ impl Feed {
                 std::future::pending::<()>().await;
             }
         };
-        let mut config = self.config.clone();
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = hint => {}
-            () = self.look.notified() => {}
+            () = look.notified() => {}
             // The interval may be another one now.
             _ = config.changed() => {}
         }

@@ -3,11 +3,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::country_database;
 use crate::config::{Change, Config, LogFilter, Source, diff, load};
 use crate::domain::ports::CountryLookup;
 
+/// Longest wait for files: what follows the registry waits as well, and a file system may hang.
+pub(super) const LONGEST_READ: Duration = Duration::from_secs(10);
+/// Readings that may hang, each in a thread of its own, before no other is begun.
+const MOST_HANGING: usize = 8;
 /// Lines of what is wrong, and of what has changed, that are logged one by one.
 const NAMED: usize = 50;
 
@@ -16,7 +24,12 @@ pub(super) struct Reload {
     pub source: Arc<dyn Fn() -> Source + Send + Sync>,
     pub set_log: Arc<dyn Fn(&LogFilter) + Send + Sync>,
     pub state: Arc<ReloadState>,
+    /// Readings that have not ended: a file system hangs, or a pipe says nothing.
+    pub hanging: Vec<JoinHandle<Read>>,
 }
+
+/// What reading a configuration comes to: every error, if there is one.
+pub(super) type Read = Result<Prepared, Vec<String>>;
 
 /// A configuration that may be put in force: nothing about it can fail any more.
 pub(super) struct Prepared {
@@ -37,25 +50,19 @@ pub(super) struct ReloadState {
 }
 
 impl Reload {
-    /// Whether a reload would change anything, or fail.
-    pub async fn differs(&self, running: Arc<Config>) -> bool {
-        let source = Arc::clone(&self.source);
-        let differs = move || prepare(&source(), &running).map_or(true, |p| !p.changes.is_empty());
-        tokio::task::spawn_blocking(differs).await.unwrap_or(false)
+    /// Whether reading everything anew would change anything, or fail.
+    pub async fn has_news(&mut self, running: &Arc<Config>) -> bool {
+        !self.read(running).await.is_ok_and(|prepared| prepared.changes.is_empty())
     }
 
-    /// Reads and checks everything, off this thread. `None`, and every error in the log, when
-    /// anything is wrong.
-    pub async fn prepare(&self, running: Arc<Config>) -> Option<Prepared> {
-        let source = Arc::clone(&self.source);
-        let prepared = tokio::task::spawn_blocking(move || prepare(&source(), &running)).await;
-        let errors = match prepared {
-            Ok(Ok(prepared)) => {
+    /// Reads and checks everything. `None`, and every error in the log, when anything is wrong.
+    pub async fn prepare(&mut self, running: &Arc<Config>) -> Option<Prepared> {
+        let errors = match self.read(running).await {
+            Ok(prepared) => {
                 self.state.succeeded();
                 return Some(prepared);
             }
-            Ok(Err(errors)) => errors,
-            Err(error) => vec![error.to_string()],
+            Err(errors) => errors,
         };
         self.state.failed();
         for error in errors.iter().take(NAMED) {
@@ -67,9 +74,32 @@ impl Reload {
         );
         None
     }
+
+    /// Reads everything off this thread, if that has an end.
+    async fn read(&mut self, running: &Arc<Config>) -> Read {
+        let late = || {
+            let file = running.file.as_ref().map(|file| format!(" {}", file.display()));
+            let file = file.unwrap_or_default();
+            Err(vec![format!("configuration file{file}: was not read within {LONGEST_READ:?}")])
+        };
+        self.hanging.retain(|reading| !reading.is_finished());
+        if self.hanging.len() >= MOST_HANGING {
+            return late();
+        }
+        let (source, before) = (Arc::clone(&self.source), Arc::clone(running));
+        let mut reading = tokio::task::spawn_blocking(move || prepare(&source(), &before));
+        match timeout(LONGEST_READ, &mut reading).await {
+            Ok(Ok(read)) => read,
+            Ok(Err(error)) => Err(vec![error.to_string()]),
+            Err(_) => {
+                self.hanging.push(reading);
+                late()
+            }
+        }
+    }
 }
 
-fn prepare(source: &Source, running: &Config) -> Result<Prepared, Vec<String>> {
+fn prepare(source: &Source, running: &Config) -> Read {
     let said = |errors: &[crate::config::ConfigError]| -> Vec<String> {
         errors.iter().map(ToString::to_string).collect()
     };

@@ -66,13 +66,24 @@ pub struct Admitted {
     /// Whether the rate limit would have refused it, were it not a dry run.
     pub too_often: bool,
     /// Counted per client only while there is a limit.
-    _client: Option<ClientGuard>,
+    client: Option<ClientGuard>,
 }
 
 impl Admitted {
     /// Says that the connection is closed because the drain ran out of time.
     pub fn force(&self) {
         self.guard.force();
+    }
+
+    /// Whether the connection is counted among its client's.
+    #[must_use]
+    pub const fn is_counted(&self) -> bool {
+        self.client.is_some()
+    }
+
+    /// Counts the connection among its client's, if it is not yet: there is a limit now.
+    pub fn count(&mut self, ip: IpAddr, clients: &Arc<ClientCounts>) {
+        self.client.get_or_insert_with(|| clients.guard(ip.into()));
     }
 }
 
@@ -100,7 +111,7 @@ pub fn admit(
     if too_often && !rules.rate.as_ref().is_some_and(|rate| rate.dry_run) {
         return Err(Reason::RateLimited);
     }
-    Ok(Admitted { guard, too_often, _client: client })
+    Ok(Admitted { guard, too_often, client })
 }
 
 impl Rate {
@@ -136,6 +147,11 @@ impl ClientCounts {
             (*count < limit).then(|| *count += 1)
         })?;
         Some(ClientGuard { counts: Arc::clone(self), client })
+    }
+
+    fn guard(self: &Arc<Self>, client: ClientKey) -> ClientGuard {
+        self.with(client, |counts| *counts.entry(client).or_insert(0) += 1);
+        ClientGuard { counts: Arc::clone(self), client }
     }
 
     fn with<T>(

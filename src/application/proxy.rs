@@ -103,6 +103,8 @@ pub struct Proxy {
     swept: Time,
     counted: Time,
     forcing: Option<Forcing>,
+    /// Whether there may be connections that are not counted among their clients'.
+    uncounted: bool,
 }
 
 /// A client that may come in, and a place for it.
@@ -185,6 +187,7 @@ impl Proxy {
             ended,
             swept: Time::ZERO,
             forcing: None,
+            uncounted: false,
         }
     }
 
@@ -241,6 +244,7 @@ impl Proxy {
         let admitted = admission::admit(ip, &snapshot.admission, shutdown, clients, now)
             .inspect_err(|reason| self.ended.refused(*reason, ip.into()))
             .map_err(|reason| (Location::default(), reason))?;
+        self.uncounted |= !admitted.is_counted();
         if admitted.too_often {
             self.ended.would_be_limited(ip.into());
         }

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::EnvFilter;
 
 use crate::app::{Edge, Process};
@@ -12,31 +14,42 @@ use crate::config::{Config, LogFilter, LogFormat, Source};
 use crate::infrastructure::log_sink::LogSink;
 use crate::infrastructure::shutdown_signal;
 
+/// How long the end of the process waits for files that are being read or written.
+const LAST_FILES: Duration = Duration::from_secs(1);
+
 /// Serves until a signal.
 pub(super) fn run(flag: Option<PathBuf>) -> anyhow::Result<u8> {
+    let runtime = super::runtime()?;
+    // Before anything else: from here on a signal that asks for a reload ends nobody.
+    let hangup = {
+        let _inside = runtime.enter();
+        signal(SignalKind::hangup()).context("SIGHUP cannot be listened for")?
+    };
     let source = Source::from_process(flag.clone());
     let config = crate::config::load(&source)?;
     let log = Log::start(&config)?;
-    let done = serve(config, &log, move || {
+    let done = serve(&runtime, hangup, config, &log, move || {
         let again = Source::from_process(flag.clone());
         // A default file that is gone is one that cannot be read, not none.
         Source { file: again.file.or_else(|| source.file.clone()), ..again }
     });
     log.sink.flush();
+    // A file system that hangs does not keep the process from ending.
+    runtime.shutdown_timeout(LAST_FILES);
     done
 }
 
 fn serve(
+    runtime: &Runtime,
+    hangup: Signal,
     config: Config,
     log: &Log,
     source: impl Fn() -> Source + Send + Sync + 'static,
 ) -> anyhow::Result<u8> {
     let access_log = LogSink::start("access-log", std::io::stdout())?;
-    super::runtime()?.block_on(async {
-        // From here on: a signal that comes while the proxy starts is a drain too, and one that asks
-        // for a reload ends nobody.
+    runtime.block_on(async {
+        // From here on: a signal that comes while the proxy starts is a drain too.
         let mut until = std::pin::pin!(shutdown_signal());
-        let hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be listened for")?;
         let process = Process {
             source: Arc::new(source),
             set_log: log.setter(&access_log),

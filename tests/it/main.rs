@@ -23,6 +23,7 @@ mod pool;
 mod pops;
 mod postgres;
 mod rate_limit;
+mod reload;
 mod repository;
 mod routing;
 mod shutdown;

@@ -16,7 +16,7 @@ fn site(secs: u32) -> Site {
 }
 
 /// Of so many clients in the hundred that this backend serves.
-fn percent_of(edge: &Edge, backend: &str) -> u32 {
+pub fn percent_of(edge: &Edge, backend: &str) -> u32 {
     let mut served: BTreeMap<String, u32> = BTreeMap::new();
     for _ in 0..CLIENTS {
         *served.entry(edge.fetch().unwrap()).or_default() += 1;
@@ -25,9 +25,9 @@ fn percent_of(edge: &Edge, backend: &str) -> u32 {
 }
 
 /// What one of two equal backends gets. It varies by 2.5; more than six times that is allowed.
-const HALF: std::ops::RangeInclusive<u32> = 34..=66;
+pub const HALF: std::ops::RangeInclusive<u32> = 34..=66;
 /// What it gets as long as it counts for a tenth: one part of eleven, which varies by 1.4.
-const LITTLE: std::ops::RangeInclusive<u32> = 1..=18;
+pub const LITTLE: std::ops::RangeInclusive<u32> = 1..=18;
 
 #[test]
 fn at_the_start_of_the_process_every_backend_gets_its_full_share() {

@@ -100,7 +100,14 @@ impl Proxy {
     /// come of age.
     fn sweep(&mut self, now: Time) {
         let tick = ticks(now);
-        let user_timeout = self.shared.snapshot.load().user_timeout;
+        let snapshot = self.shared.snapshot.load();
+        let (user_timeout, per_client) =
+            (snapshot.user_timeout, snapshot.admission.max_per_client > 0);
+        drop(snapshot);
+        if per_client && self.uncounted {
+            self.count_clients();
+            self.uncounted = false;
+        }
         let since = ticks(self.counted).wrapping_sub(1);
         let counts = now.since(self.counted) >= COUNT;
         if counts {
@@ -146,6 +153,16 @@ impl Proxy {
         }
         if self.is_empty() {
             self.tools.pipes.release();
+        }
+    }
+
+    /// Counts those among their clients' who came while there was no limit for a client.
+    fn count_clients(&mut self) {
+        let all: Vec<Key> = self.connections.ages().map(|(id, _)| id).collect();
+        for id in all {
+            let Some(mut connection) = self.connections.take(id) else { continue };
+            connection.admitted.count(connection.client.ip(), &self.shared.clients);
+            self.connections.put(id, connection);
         }
     }
 

@@ -20,7 +20,7 @@ pub struct Edge {
     pub addr: SocketAddr,
     metrics: Option<SocketAddr>,
     child: Child,
-    log: Lines,
+    pub(super) log: Lines,
     access: Lines,
 }
 
@@ -54,11 +54,25 @@ impl Edge {
         Self::start_with(site, |stdout| Some(Lines::of(stdout)))
     }
 
+    /// Starts with something done to the process, by its id, before it is ready.
+    pub fn start_while(site: Site, meanwhile: impl FnOnce(u32)) -> Self {
+        Self::start_in(site, |stdout| Some(Lines::of(stdout)), meanwhile)
+    }
+
     /// Starts with standard output left to `reader`, which may close it or never read it.
     pub fn start_with(site: Site, reader: impl FnOnce(ChildStdout) -> Option<Lines>) -> Self {
+        Self::start_in(site, reader, |_| {})
+    }
+
+    fn start_in(
+        site: Site,
+        reader: impl FnOnce(ChildStdout) -> Option<Lines>,
+        meanwhile: impl FnOnce(u32),
+    ) -> Self {
         let mut child = site.command(&[]).spawn().expect("the program starts");
         let log = Lines::of(child.stderr.take().expect("piped"));
         let access = reader(child.stdout.take().expect("piped")).unwrap_or_else(Lines::none);
+        meanwhile(child.id());
         // Of several, the first.
         let bound = |line: &str, key: &str| {
             let forms = [format!("{key}=\""), format!("\"{key}\":\"")];
@@ -88,6 +102,10 @@ impl Edge {
 
     pub fn descriptors(&self) -> usize {
         process::descriptors(self.pid())
+    }
+
+    pub fn threads(&self) -> usize {
+        process::threads(self.pid())
     }
 
     /// Open descriptors of the process once it has all that it needs to serve.

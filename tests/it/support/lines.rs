@@ -47,6 +47,11 @@ impl Lines {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner).lines.clone()
     }
 
+    /// How many lines there are so far.
+    pub fn len(&self) -> usize {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).lines.len()
+    }
+
     /// All lines, once the other end has closed.
     pub fn to_the_end(&self, patience: Duration) -> Vec<String> {
         let none: Option<()> = self.find(patience, |_| None);
@@ -56,13 +61,18 @@ impl Lines {
 
     /// What `wanted` makes of the first line that it takes; `None` when there is none before the
     /// other end closes or patience ends.
-    pub fn find<T>(
+    pub fn find<T>(&self, patience: Duration, wanted: impl FnMut(&str) -> Option<T>) -> Option<T> {
+        self.find_after(0, patience, wanted)
+    }
+
+    /// The same without the first lines, `seen` of them.
+    pub fn find_after<T>(
         &self,
+        mut seen: usize,
         patience: Duration,
         mut wanted: impl FnMut(&str) -> Option<T>,
     ) -> Option<T> {
         let begun = Instant::now();
-        let mut seen = 0;
         let mut read = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             for line in &read.lines[seen..] {

@@ -1,8 +1,11 @@
 //! What the system says of a process.
 
+use std::fs::File;
 use std::net::SocketAddr;
+use std::path::Path;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::fs::{CWD, Mode, OFlags, mkfifoat, open};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 /// Open descriptors of a process.
 pub fn descriptors(pid: u32) -> usize {
@@ -18,12 +21,22 @@ pub fn memory_kib(pid: u32) -> u64 {
     kib.and_then(|kib| kib.parse().ok()).expect("Linux 4.5 or newer")
 }
 
+/// Threads of a process.
+pub fn threads(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives").count()
+}
+
 /// Whether a process handles SIGTERM and SIGINT itself.
 pub fn handles_signals(pid: u32) -> bool {
-    const BOTH: u64 = 1 << (15 - 1) | 1 << (2 - 1);
+    [Signal::TERM, Signal::INT].into_iter().all(|signal| handles(pid, signal))
+}
+
+/// Whether a process handles a signal itself.
+pub fn handles(pid: u32, signal: Signal) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0) & BOTH == BOTH
+    let mask = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal.as_raw() - 1) & 1 == 1
 }
 
 /// Lets this process open as many descriptors as it may, and says how many that is.
@@ -56,4 +69,15 @@ pub fn connections_to(addr: SocketAddr) -> Vec<u8> {
         (columns.next()? == wanted).then(|| u8::from_str_radix(columns.next()?, 16).ok())?
     });
     states.collect()
+}
+
+/// Makes a named pipe: whoever opens it to read waits for whoever writes.
+pub fn make_pipe(path: &Path) {
+    mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).expect("a pipe");
+}
+
+/// The pipe's end to write to, if somebody waits at the other.
+pub fn open_pipe(path: &Path) -> Option<File> {
+    let pipe = open(path, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).ok()?;
+    Some(File::from(pipe))
 }

@@ -105,10 +105,13 @@ mod tests {
     use super::*;
 
     const NETWORK: [u8; 3] = [203, 0, 113];
+    /// 2026-10-01.
+    const BUILT: u64 = 1_790_812_800;
 
     fn file(record: &Value) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), mmdb("Test-Country", &[(NETWORK, record.clone())])).unwrap();
+        std::fs::write(file.path(), mmdb("Test-Country", BUILT, &[(NETWORK, record.clone())]))
+            .unwrap();
         file
     }
 
@@ -151,7 +154,7 @@ mod tests {
             let networks =
                 [(NETWORK, iso("country", junk)), ([198, 51, 100], iso("country", "BR"))];
             let file = tempfile::NamedTempFile::new().unwrap();
-            std::fs::write(file.path(), mmdb("Test", &networks)).unwrap();
+            std::fs::write(file.path(), mmdb("Test", BUILT, &networks)).unwrap();
             let geo = MmdbGeo::open(file.path()).unwrap();
             assert_eq!(country(&geo, "203.0.113.7"), None, "{junk:?}");
             assert_eq!(country(&geo, "198.51.100.7").as_deref(), Some("BR"));
@@ -185,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_damaged_file_is_refused_or_answers_but_never_panics() {
-        let whole = mmdb("Test", &[(NETWORK, iso("country", "BR"))]);
+        let whole = mmdb("Test", BUILT, &[(NETWORK, iso("country", "BR"))]);
         let file = tempfile::NamedTempFile::new().unwrap();
         for place in 0..whole.len() {
             for flip in [0x01, 0x80, 0xff] {

@@ -16,8 +16,8 @@ pub(super) fn map<const N: usize>(entries: [(&'static str, Value); N]) -> Value 
     Value::Map(entries.into())
 }
 
-/// A file of type `kind`, built on 2026-10-01, with one record for each network.
-pub(super) fn mmdb(kind: &'static str, networks: &[([u8; 3], Value)]) -> Vec<u8> {
+/// A file of type `kind`, built at `built` (seconds since the epoch), with one record for each network.
+pub(super) fn mmdb(kind: &'static str, built: u64, networks: &[([u8; 3], Value)]) -> Vec<u8> {
     const SEPARATOR: usize = 16;
     // A tree of nodes; 0 stands for "nothing yet", as no record points back at the root.
     let mut nodes = vec![[0_usize; 2]];
@@ -56,7 +56,7 @@ pub(super) fn mmdb(kind: &'static str, networks: &[([u8; 3], Value)]) -> Vec<u8>
     let metadata = map([
         ("binary_format_major_version", Value::U16(2)),
         ("binary_format_minor_version", Value::U16(0)),
-        ("build_epoch", Value::U64(1_790_812_800)),
+        ("build_epoch", Value::U64(built)),
         ("database_type", Value::Text(kind)),
         ("description", map([])),
         ("ip_version", Value::U16(4)),
