@@ -2,7 +2,7 @@
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 
-use crate::support::{Backend, Client, Edge, Refusing, Row, Site};
+use crate::support::{Backend, Client, Edge, Row, Site, eventually};
 
 /// Whether this machine has IPv6 at all; without it these tests have nothing to look at.
 fn has_ipv6() -> bool {
@@ -44,15 +44,22 @@ fn every_address_of_a_list_is_served() {
     assert_eq!(edge.stop().code, Some(0));
 }
 
+/// A port below those that the system gives to whoever asks for any.
+fn free_port_of_both_families() -> u16 {
+    eventually("a free port", || {
+        let port = fastrand::u16(10_000..30_000);
+        let _free = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).ok()?;
+        Some(port)
+    })
+}
+
 #[test]
 fn one_port_of_both_families_is_listened_on_by_two_addresses() {
     if !has_ipv6() {
         return;
     }
     let backend = Backend::named("a");
-    // Reserves a port; both families' are free together unless somebody chose just this one.
-    let reserved = Refusing::new();
-    let port = reserved.addr().port();
+    let port = free_port_of_both_families();
     for addrs in [format!("0.0.0.0:{port},[::]:{port}"), format!("[::]:{port},0.0.0.0:{port}")] {
         let edge = Site::new()
             .env("EDGEPROXY_LISTEN_ADDR", &addrs)
