@@ -2,7 +2,7 @@
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 
-use crate::support::{Backend, Client, Edge, Row, Site, eventually};
+use crate::support::{Backend, Client, Edge, Refusing, Row, Site, eventually};
 
 /// Whether this machine has IPv6 at all; without it these tests have nothing to look at.
 fn has_ipv6() -> bool {
