@@ -88,6 +88,7 @@ fn how_often_backends_are_probed_and_whether_one_that_fails_loses_its_connection
         .backend(Row::new("sick", sick.addr()))
         .backend(Row::new("twin", twin.addr()).place("eu", "DE"))
         .start();
+    eventually("it is probed", || sick.probes().pop());
     let mut client = edge.client();
     assert_eq!(client.fetch().unwrap(), "sick");
     sick.tells_probes(500);
