@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::rules;
 use crate::adapters::inbound::worker::Worker;
 use crate::application::proxy::Shared;
 use crate::application::upstreams::{Tables, Upstream};
 use crate::clock;
-use crate::config::{Config, HealthConfig, HealthType};
+use crate::config::{AppConfig, Config, HealthType};
 use crate::domain::App;
 use crate::infrastructure::health_checker::{Change, Gate, Health, HealthChecker, Options, Phase};
+use crate::infrastructure::proxy_protocol::Version;
 use crate::infrastructure::{HealthCheckConfig, HealthCheckType};
 
 /// Probes under way at once, unless that many cannot keep the interval.
@@ -43,6 +45,7 @@ struct Checker {
 struct Manner {
     config: HealthCheckConfig,
     host: Option<String>,
+    header: Option<Version>,
     addr: SocketAddr,
 }
 
@@ -52,7 +55,7 @@ struct Rules {
     default: HealthCheckConfig,
     path: String,
     expected_status: u16,
-    apps: BTreeMap<App, HealthConfig>,
+    apps: BTreeMap<App, AppConfig>,
 }
 
 impl Checks {
@@ -122,6 +125,7 @@ impl Checks {
             gate: Some(Arc::clone(&self.gate)),
             phase,
             host: manner.host.clone(),
+            header: manner.header,
             observer: Some(observer),
         };
         let (id, addr) = (upstream.id.to_string(), manner.addr.to_string());
@@ -173,16 +177,17 @@ impl Rules {
             healthy_threshold: s.health_check_healthy_threshold.get(),
             unhealthy_threshold: s.health_check_unhealthy_threshold.get(),
         };
-        let apps = config.apps.iter().map(|(app, c)| (app.clone(), c.health.clone())).collect();
+        let apps = config.apps.clone();
         Self { enabled: s.health_check_enabled, default, path, expected_status, apps }
     }
 
     /// How a backend is checked.
     fn of(&self, upstream: &Upstream) -> Manner {
         let addr = upstream.addr;
-        let Some(own) = self.apps.get(&upstream.app) else {
-            return Manner { config: self.default.clone(), host: None, addr };
+        let Some(app) = self.apps.get(&upstream.app) else {
+            return Manner { config: self.default.clone(), host: None, header: None, addr };
         };
+        let own = &app.health;
         // Who says what is to be asked for or answered means a request.
         let asks = own.path.is_some() || own.expected_status.is_some() || own.host.is_some();
         let http = match own.check_type {
@@ -200,6 +205,7 @@ impl Rules {
         Manner {
             config: HealthCheckConfig { check_type, ..self.default.clone() },
             host: own.host.clone(),
+            header: rules::header(app),
             addr: SocketAddr::new(addr.ip(), own.port.unwrap_or(addr.port())),
         }
     }

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use super::StartError;
 use crate::adapters::inbound::listener::{self, Listener};
+use crate::application::proxy::ListenerRules;
 use crate::application::upstreams::{AppTable, Tables};
 use crate::config::{Config, Settings};
 use crate::domain::App;
@@ -54,9 +54,16 @@ pub(super) struct Bound {
     pub metrics_addrs: Vec<SocketAddr>,
 }
 
+/// One listener as it is configured.
+struct Group {
+    addrs: Vec<SocketAddr>,
+    app: Option<App>,
+    expects_header: bool,
+}
+
 /// The configured listeners, by number.
 pub(super) struct Listening {
-    groups: Vec<(Vec<SocketAddr>, Option<App>)>,
+    groups: Vec<Group>,
     /// What a listener without an app serves: the registry's only app, or the one that was its only
     /// app when the listener began.
     only: Option<App>,
@@ -66,9 +73,15 @@ pub(super) struct Listening {
 impl Listening {
     pub fn new(config: &Config) -> Self {
         let settings = &config.settings;
-        let main = (settings.listen_addr.get().to_vec(), settings.app.clone());
-        let others = config.listeners.iter().map(|listener| {
-            (listener.addr.clone(), listener.app.clone().or_else(|| settings.app.clone()))
+        let main = Group {
+            addrs: settings.listen_addr.get().to_vec(),
+            app: settings.app.clone(),
+            expects_header: settings.proxy_protocol,
+        };
+        let others = config.listeners.iter().map(|listener| Group {
+            addrs: listener.addr.clone(),
+            app: listener.app.clone().or_else(|| settings.app.clone()),
+            expects_header: listener.proxy_protocol,
         });
         let groups = std::iter::once(main).chain(others).collect();
         Self { groups, only: None, ignored: Vec::new() }
@@ -77,7 +90,7 @@ impl Listening {
     /// Every address, with the number of its listener.
     fn addrs(&self) -> impl Iterator<Item = (u16, SocketAddr)> {
         let numbered = (0..).zip(&self.groups);
-        numbered.flat_map(|(number, (addrs, _))| addrs.iter().map(move |addr| (number, *addr)))
+        numbered.flat_map(|(number, group)| group.addrs.iter().map(move |addr| (number, *addr)))
     }
 
     /// Binds everything: each worker gets a socket of its own for each address.
@@ -120,13 +133,13 @@ impl Listening {
     }
 
     /// The app of each listener by the first reading of the registry.
-    pub fn at_start(&mut self, tables: &Tables) -> Result<Vec<Option<Arc<AppTable>>>, AppError> {
+    pub fn at_start(&mut self, tables: &Tables) -> Result<Vec<ListenerRules>, AppError> {
         let apps = live_apps(tables);
         let undecided: Vec<SocketAddr> = self
             .groups
             .iter()
-            .filter(|(_, app)| app.is_none())
-            .flat_map(|(addrs, _)| addrs.clone())
+            .filter(|group| group.app.is_none())
+            .flat_map(|group| group.addrs.clone())
             .collect();
         if apps.len() > 1 && !undecided.is_empty() {
             return Err(AppError::Undecided { addrs: undecided, apps });
@@ -135,7 +148,7 @@ impl Listening {
     }
 
     /// The app of each listener by a later reading, which may warn but not fail.
-    pub fn resolve(&mut self, tables: &Tables) -> Vec<Option<Arc<AppTable>>> {
+    pub fn resolve(&mut self, tables: &Tables) -> Vec<ListenerRules> {
         let apps = live_apps(tables);
         // The app that it had, while that has rows; else the one that is left.
         if let [only] = apps.as_slice()
@@ -147,16 +160,19 @@ impl Listening {
         let only = self.only.as_ref();
         self.groups
             .iter()
-            .map(|(_, app)| app.as_ref().or(only).and_then(|app| tables.get(app)).cloned())
+            .map(|group| ListenerRules {
+                table: group.app.as_ref().or(only).and_then(|app| tables.get(app)).cloned(),
+                expects_header: group.expects_header,
+            })
             .collect()
     }
 
     fn warn_of_ignored(&mut self, apps: Vec<App>) {
         let served = |app: &App| {
             self.only.as_ref() == Some(app)
-                || self.groups.iter().any(|(_, own)| own.as_ref() == Some(app))
+                || self.groups.iter().any(|group| group.app.as_ref() == Some(app))
         };
-        let undecided = self.groups.iter().any(|(_, app)| app.is_none());
+        let undecided = self.groups.iter().any(|group| group.app.is_none());
         let ignored: Vec<App> = if undecided {
             apps.into_iter().filter(|app| !served(app)).collect()
         } else {

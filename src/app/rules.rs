@@ -8,9 +8,10 @@ use crate::application::connect;
 use crate::application::locate::Geo;
 use crate::application::proxy::Snapshot;
 use crate::application::upstreams::{AppRules, Rules, Tables, WarmRules};
-use crate::config::{Config, Settings};
+use crate::config::{AppConfig, Config, SendProxy, Settings};
 use crate::domain::balance::Spill;
 use crate::domain::ports::CountryLookup;
+use crate::infrastructure::proxy_protocol::Version;
 use crate::infrastructure::{CircuitBreakerConfig, RateLimitConfig, RateLimiter, descriptors};
 
 /// What this process has of its machine, for as long as it lives.
@@ -62,6 +63,7 @@ pub(super) fn snapshot(
     Snapshot {
         listeners: Vec::new(),
         tables: Tables::new(),
+        trusted: Arc::new(settings.proxy_protocol_trusted.get().iter().map(|c| (*c, ())).collect()),
         admission: Arc::new(admission(settings, machine, rate)),
         geo,
         dial: dial(settings),
@@ -84,6 +86,7 @@ pub fn tables(config: &Config) -> Rules {
         spill: Spill::Any,
         affinity_ttl: settings.binding_ttl_secs.get(),
         idle_timeout: settings.idle_timeout_secs.get(),
+        header: None,
     };
     let secs = |given: Option<u32>, other| given.map_or(other, |s| Duration::from_secs(s.into()));
     let apps = config
@@ -94,6 +97,7 @@ pub fn tables(config: &Config) -> Rules {
                 spill: app.spill,
                 affinity_ttl: secs(app.affinity_ttl_secs, default.affinity_ttl),
                 idle_timeout: secs(app.idle_timeout_secs, default.idle_timeout),
+                header: header(app),
             };
             (name.clone(), rules)
         })
@@ -109,6 +113,15 @@ pub fn tables(config: &Config) -> Rules {
             timeout: settings.circuit_breaker_timeout_secs.get(),
         }),
         slow_start: settings.slow_start_secs.get(),
+    }
+}
+
+/// What an app's backends are told of a connection before its first byte.
+pub(super) const fn header(app: &AppConfig) -> Option<Version> {
+    match app.proxy_protocol {
+        SendProxy::Off => None,
+        SendProxy::V1 => Some(Version::V1),
+        SendProxy::V2 => Some(Version::V2),
     }
 }
 

@@ -87,12 +87,14 @@ impl Admitted {
     }
 }
 
-/// Lets a client in, or says why not.
+/// Lets a client in, or says why not. One that arrived behind a trusted peer is counted already, by
+/// its `guard`.
 ///
 /// # Errors
 /// The reason, for the log.
 pub fn admit(
     ip: IpAddr,
+    guard: Option<ConnectionGuard>,
     rules: &Rules,
     open: &ShutdownController,
     clients: &Arc<ClientCounts>,
@@ -101,7 +103,8 @@ pub fn admit(
     if !rules.deny.is_empty() && rules.deny.get(ip).is_some() {
         return Err(Reason::Denied);
     }
-    let guard = open.try_connection_guard(rules.max_connections).ok_or(Reason::GlobalCap)?;
+    let guard = guard.or_else(|| open.try_connection_guard(rules.max_connections));
+    let guard = guard.ok_or(Reason::GlobalCap)?;
     let client = match rules.max_per_client {
         0 => None,
         limit => Some(clients.try_guard(ip.into(), limit).ok_or(Reason::ClientCap)?),

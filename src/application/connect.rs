@@ -18,6 +18,7 @@ use crate::domain::balance::{Avoid, Origin};
 use crate::domain::time::Time;
 use crate::infrastructure::circuit_breaker::Permit;
 use crate::infrastructure::meters::{Counter, DialFailure, Meters, Share};
+use crate::infrastructure::proxy_protocol::Version;
 use crate::infrastructure::reactor::{Event, Reactor};
 use crate::infrastructure::slab::Key;
 
@@ -186,6 +187,12 @@ impl Dial {
     #[must_use]
     pub fn affinity_ttl(&self) -> Duration {
         self.table.rules.affinity_ttl
+    }
+
+    /// The header that the backend expects, if it does.
+    #[must_use]
+    pub fn header(&self) -> Option<Version> {
+        self.table.rules.header
     }
 
     /// The count of clients like this one that are carried where `routed` is.

@@ -1,6 +1,7 @@
 //! One worker's connections, each carried through every stage. Nothing here waits: what cannot go on
 //! now is taken up again by an event or at a time.
 
+mod arriving;
 mod relaying;
 mod upkeep;
 mod warming;
@@ -14,6 +15,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustix::net::getsockname;
 
 use super::account::{self, Asked, Ended, Format, Reason, Record};
 use super::admission::{self, Admitted, ClientCounts};
@@ -25,12 +27,15 @@ use super::upstreams::{AppTable, Keeper, RouteCounts, Tables, WarmRules};
 use crate::clock;
 use crate::domain::affinity::{Affinity, Key as AffinityKey};
 use crate::domain::balance::Origin;
+use crate::domain::cidr::CidrMap;
 use crate::domain::time::Time;
-use crate::infrastructure::ShutdownController;
 use crate::infrastructure::log_sink::LogWriter;
 use crate::infrastructure::meters::{Meters, Share};
+use crate::infrastructure::proxy_protocol::Header;
 use crate::infrastructure::reactor::{Event, Interest, Reactor};
 use crate::infrastructure::slab::{Key, Slab};
+use crate::infrastructure::{ConnectionGuard, ShutdownController};
+use arriving::Arriving;
 use relaying::Relaying;
 use upkeep::Forcing;
 use warming::Warming;
@@ -43,10 +48,12 @@ const TICKS_PER_SEC: u32 = 8;
 /// What all workers read. Swapped whole by the control plane.
 #[derive(Clone)]
 pub struct Snapshot {
-    /// The app that each listener serves, by the listener's number.
-    pub listeners: Vec<Option<Arc<AppTable>>>,
+    /// What each listener does, by its number.
+    pub listeners: Vec<ListenerRules>,
     /// All apps.
     pub tables: Tables,
+    /// Peers whose PROXY protocol headers are believed.
+    pub trusted: Arc<CidrMap<()>>,
     /// Who may come in.
     pub admission: Arc<admission::Rules>,
     /// Where clients are.
@@ -57,6 +64,15 @@ pub struct Snapshot {
     pub warm: Option<WarmRules>,
     /// How long bytes may stay unacknowledged on a long-lived connection; zero = the system's limit.
     pub user_timeout: Duration,
+}
+
+/// What a listener does with who comes.
+#[derive(Clone, Debug, Default)]
+pub struct ListenerRules {
+    /// The app that it serves; `None` = there is none.
+    pub table: Option<Arc<AppTable>>,
+    /// Whether each connection begins with a PROXY protocol header.
+    pub expects_header: bool,
 }
 
 /// What all workers share.
@@ -83,8 +99,10 @@ pub struct Shared {
 pub struct Proxy {
     shared: Arc<Shared>,
     reactor: Reactor,
-    /// Clients' connections; warm ones have keys in it, too.
+    /// Clients' connections; those that arrive and warm ones have keys in it, too.
     connections: Slab<Connection>,
+    /// Connections that have not said yet whom they are for.
+    arriving: HashMap<Key, Arriving>,
     /// Connections to backends that wait for a client.
     warm: HashMap<Key, Warming>,
     no_warming_until: Time,
@@ -107,11 +125,19 @@ pub struct Proxy {
     uncounted: bool,
 }
 
+/// Who comes.
+struct Comer {
+    /// Who speaks: the peer, or whom a trusted PROXY protocol header names.
+    client: SocketAddr,
+    /// Where the client wanted to go, when a header says so.
+    destination: Option<SocketAddr>,
+    listener: u16,
+    accepted: Time,
+}
+
 /// A client that may come in, and a place for it.
 struct Welcome {
     id: Key,
-    client: SocketAddr,
-    listener: u16,
     admitted: Admitted,
     location: Location,
     key: AffinityKey,
@@ -136,6 +162,8 @@ enum Stage {
     Dialing {
         client: End,
         dial: Box<Dial>,
+        /// Where the client wanted to go, when a header said so.
+        destination: Option<SocketAddr>,
     },
     Relaying(Relaying),
     /// Never seen: what stands here while one becomes the other.
@@ -175,6 +203,7 @@ impl Proxy {
             shared,
             reactor,
             connections: Slab::default(),
+            arriving: HashMap::new(),
             warm: HashMap::new(),
             no_warming_until: Time::ZERO,
             number,
@@ -212,20 +241,40 @@ impl Proxy {
     }
 
     /// Takes a connection through every stage as far as it goes without waiting: admission, locate,
-    /// route, connect. Relay and account follow by events.
-    ///
-    /// `client` is who speaks: the peer, or whom a trusted PROXY protocol header names.
-    pub fn accepted(&mut self, socket: OwnedFd, client: SocketAddr, listener: u16, now: Time) {
+    /// route, connect. Relay and account follow by events. One that begins with a PROXY protocol header
+    /// is read first.
+    pub fn accepted(&mut self, socket: OwnedFd, peer: SocketAddr, listener: u16, now: Time) {
         let snapshot = Arc::clone(&self.shared).snapshot.load_full();
         self.shared.meters.accepted(self.share);
         let end = End::new(socket, true, Interest { reads: true, writes: false });
-        match self.welcome(&snapshot, client, listener, now) {
-            Ok(welcome) => self.connect(welcome, end, &snapshot, now),
+        if snapshot.listener(listener).is_some_and(|rules| rules.expects_header) {
+            return self.arrive(end, peer, listener, &snapshot, now);
+        }
+        let client = Comer { client: peer, destination: None, listener, accepted: now };
+        self.enter(client, end, None, &snapshot, now);
+    }
+
+    /// Goes on with whoever has come. One that was watched already has a key and is counted.
+    fn enter(
+        &mut self,
+        comer: Comer,
+        end: End,
+        watched: Option<(Key, ConnectionGuard)>,
+        snapshot: &Snapshot,
+        now: Time,
+    ) {
+        let (key, guard) = watched.unzip();
+        match self.welcome(snapshot, &comer, key, guard, now) {
+            Ok(welcome) => self.connect(comer, welcome, end, key, snapshot, now),
             Err((location, reason)) => {
                 end.reset();
-                let country = location.country;
-                let record = Record { country, ..Record::new(client, reason) };
-                self.account(listener, location, &record, now);
+                if let Some(key) = key {
+                    self.connections.free(key);
+                }
+                let mut record = Record::new(comer.client, reason);
+                record.country = location.country;
+                record.total = now.since(comer.accepted);
+                self.account(comer.listener, location, &record, now);
             }
         }
     }
@@ -234,14 +283,15 @@ impl Proxy {
     fn welcome(
         &mut self,
         snapshot: &Snapshot,
-        client: SocketAddr,
-        listener: u16,
+        comer: &Comer,
+        id: Option<Key>,
+        guard: Option<ConnectionGuard>,
         now: Time,
     ) -> Result<Welcome, (Location, Reason)> {
         let Shared { shutdown, clients, affinity, .. } = &*self.shared;
-        let ip = client.ip();
+        let ip = comer.client.ip();
 
-        let admitted = admission::admit(ip, &snapshot.admission, shutdown, clients, now)
+        let admitted = admission::admit(ip, guard, &snapshot.admission, shutdown, clients, now)
             .inspect_err(|reason| self.ended.refused(*reason, ip.into()))
             .map_err(|reason| (Location::default(), reason))?;
         self.uncounted |= !admitted.is_counted();
@@ -251,7 +301,7 @@ impl Proxy {
         let location = snapshot.geo.locate(ip);
         let refused = |reason| (location, reason);
 
-        let table = snapshot.table(listener).ok_or(refused(Reason::NoBackend))?;
+        let table = snapshot.table(comer.listener).ok_or(refused(Reason::NoBackend))?;
         let origin = table.layout.origin(location.country, location.at_pop);
         let key = (ip.into(), table.number);
         let mut draw = |below| self.rng.u64(..below);
@@ -260,22 +310,30 @@ impl Proxy {
         let routed = route::first(table, client_of, affinity, now, &mut draw).map_err(refused)?;
 
         // A warm connection brings the key under which it is watched.
-        let id = routed.kept.as_ref().map(|kept| kept.id);
+        let id = routed.kept.as_ref().map(|kept| kept.id).or(id);
         let id = id.or_else(|| self.connections.reserve(ticks(now)));
         let id = id.ok_or(refused(Reason::Internal))?;
         let table = Arc::clone(table);
-        Ok(Welcome { id, client, listener, admitted, location, key, table, origin, routed })
+        Ok(Welcome { id, admitted, location, key, table, origin, routed })
     }
 
     /// Begins to connect a client to its backend.
-    fn connect(&mut self, welcome: Welcome, end: End, snapshot: &Snapshot, now: Time) {
-        let Welcome { id, client, listener, admitted, location, key, table, origin, mut routed } =
-            welcome;
+    fn connect(
+        &mut self,
+        comer: Comer,
+        welcome: Welcome,
+        end: End,
+        watched_as: Option<Key>,
+        snapshot: &Snapshot,
+        now: Time,
+    ) {
+        let Comer { client, destination, listener, accepted } = comer;
+        let Welcome { id, admitted, location, key, table, origin, mut routed } = welcome;
         let (upstream, hard_limit) =
             (Arc::clone(routed.slot.upstream()), table.hard_limit(routed.member));
         let kept = routed.kept.take().map(|kept| (kept.socket, self.adopt(id, now)));
         let found_warm = kept.is_some();
-        let watched = self.reactor.watch_reads(end.socket(), id.token(CLIENT));
+        let watched = self.watch_client(&end, id, watched_as);
         self.connections.may_idle(id, idle_ticks(table.rules.idle_timeout));
         let mut dial = Box::new(Dial::new(table, origin, snapshot.dial));
         let progress = match (watched, kept) {
@@ -292,8 +350,8 @@ impl Proxy {
             listener,
             location,
             key,
-            accepted: now,
-            stage: Stage::Dialing { client: end, dial },
+            accepted,
+            stage: Stage::Dialing { client: end, dial, destination },
         });
         self.dialled(id, connection, progress, now);
         if let Some(keeper) = snapshot.keeper(self.number) {
@@ -301,11 +359,28 @@ impl Proxy {
         }
     }
 
+    /// Has events of a client told under its key, in place of the one it had while it arrived.
+    fn watch_client(&mut self, end: &End, id: Key, before: Option<Key>) -> rustix::io::Result<()> {
+        match before {
+            None => self.reactor.watch_reads(end.socket(), id.token(CLIENT)),
+            Some(before) if before == id => Ok(()),
+            // A warm connection has brought its own.
+            Some(before) => {
+                self.connections.free(before);
+                let interest = Interest { reads: true, writes: false };
+                self.reactor.rewatch(end.socket(), id.token(CLIENT), interest)
+            }
+        }
+    }
+
     /// Takes up what an event is about.
     pub fn event(&mut self, event: Event, now: Time) {
         let (id, part) = Key::of(event.token);
         let Some(mut connection) = self.connections.take(id) else {
-            return self.warm_event(id, event, now);
+            return match self.arriving.remove(&id) {
+                Some(arriving) => self.arrival_event(id, arriving, event, now),
+                None => self.warm_event(id, event, now),
+            };
         };
         self.connections.touch(id, ticks(now));
         match &mut connection.stage {
@@ -360,6 +435,7 @@ impl Proxy {
 
     /// Forgets a connection that was lost while something of its was taken up.
     pub fn abandon(&mut self, id: Key) {
+        self.arriving.remove(&id);
         self.warm.remove(&id);
         self.connections.free(id);
     }
@@ -399,7 +475,7 @@ impl Proxy {
         let mut backend = End::new(socket, false, Interest { reads: true, writes: true });
         backend.note(event);
         let stage = std::mem::replace(&mut connection.stage, Stage::Between);
-        let Stage::Dialing { client, dial } = stage else { return };
+        let Stage::Dialing { client, dial, destination } = stage else { return };
         let ttl = dial.affinity_ttl();
         let setup = now.since(connection.accepted);
         let meters = &self.shared.meters;
@@ -408,8 +484,15 @@ impl Proxy {
         dial.route_count(&routed, &mut self.routes, meters).count(self.share);
         let number = routed.slot.upstream().number;
         let bind = || self.shared.affinity.bind(connection.key, number, ttl, now);
+        let header = dial
+            .header()
+            .map(|version| header_of(connection.client, destination, &client).written(version));
+        let relay = Relay::new(client, backend);
         connection.stage = Stage::Relaying(Relaying {
-            relay: Relay::new(client, backend),
+            relay: match header {
+                Some(header) => relay.preceded_by(header),
+                None => relay,
+            },
             backend_part: u8::try_from(attempt + 1).unwrap_or_default(),
             queued: false,
             slot: routed.slot,
@@ -466,7 +549,7 @@ impl Proxy {
         record.country = location.country;
         record.total = now.since(accepted);
         match stage {
-            Stage::Dialing { client: end, dial } => {
+            Stage::Dialing { client: end, dial, .. } => {
                 record.tries = u32::try_from(dial.tries()).unwrap_or(u32::MAX);
                 record.backend = dial.last().cloned();
                 end.reset();
@@ -524,9 +607,22 @@ impl Snapshot {
         self.warm.as_ref().map(|rules| Keeper { worker, rules })
     }
 
+    fn listener(&self, listener: u16) -> Option<&ListenerRules> {
+        self.listeners.get(usize::from(listener))
+    }
+
     /// The table of the app that a listener serves.
     fn table(&self, listener: u16) -> Option<&Arc<AppTable>> {
-        self.listeners.get(usize::from(listener)).and_then(Option::as_ref)
+        self.listener(listener)?.table.as_ref()
+    }
+}
+
+/// What a backend is told of a client that wanted to go to `destination`; else to where it came.
+fn header_of(client: SocketAddr, destination: Option<SocketAddr>, end: &End) -> Header {
+    let own = || getsockname(end.socket()).ok().and_then(|own| own.try_into().ok());
+    match destination.or_else(own) {
+        Some(destination) => Header::Proxied { source: client, destination },
+        None => Header::Unknown,
     }
 }
 

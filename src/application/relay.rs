@@ -87,6 +87,12 @@ impl End {
         &self.socket
     }
 
+    /// Whether the peer has sent its last byte.
+    #[must_use]
+    pub const fn read_closed(&self) -> bool {
+        self.read_closed
+    }
+
     /// Notes an event.
     pub const fn note(&mut self, event: Event) {
         self.readable |= event.readable();
@@ -162,19 +168,30 @@ pub struct Relay {
     up: Flow,
     down: Flow,
     first: Option<Side>,
+    /// Bytes to the backend that are not the client's.
+    preamble: u32,
 }
 
 impl Relay {
     /// Joins two sockets.
     #[must_use]
     pub fn new(client: End, backend: End) -> Self {
-        Self { client, backend, up: Flow::default(), down: Flow::default(), first: None }
+        let (up, down) = (Flow::default(), Flow::default());
+        Self { client, backend, up, down, first: None, preamble: 0 }
     }
 
-    /// Bytes that have left towards the backend.
+    /// The same with `preamble` sent to the backend before anything of the client's.
     #[must_use]
-    pub const fn sent(&self) -> u64 {
-        self.up.moved
+    pub fn preceded_by(self, preamble: Box<[u8]>) -> Self {
+        let length = u32::try_from(preamble.len()).unwrap_or(u32::MAX);
+        let held = Held::Bytes { bytes: preamble, from: 0 };
+        Self { up: Flow { held, ..self.up }, preamble: length, ..self }
+    }
+
+    /// The client's bytes that have left towards the backend.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.up.moved.saturating_sub(self.preamble.into())
     }
 
     /// Bytes that have left towards the client.

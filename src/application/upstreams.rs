@@ -24,6 +24,7 @@ use crate::infrastructure::CircuitBreakerConfig;
 use crate::infrastructure::circuit_breaker::Permit;
 use crate::infrastructure::health_checker::Health;
 use crate::infrastructure::meters::Meters;
+use crate::infrastructure::proxy_protocol::Version;
 pub use route_counts::RouteCounts;
 pub use upstream::{Believed, Dials, PROBE_TIME, Slot, Upstream};
 pub use warm::{Keeper, Kept, WarmRules};
@@ -37,6 +38,8 @@ pub struct AppRules {
     pub affinity_ttl: Duration,
     /// How long a connection may be silent.
     pub idle_timeout: Duration,
+    /// Whether its backends are told whom a connection is for.
+    pub header: Option<Version>,
 }
 
 /// What a table is made with besides the registry.
@@ -378,6 +381,7 @@ mod tests {
                 spill: Spill::Any,
                 affinity_ttl: Duration::from_secs(600),
                 idle_timeout: Duration::from_secs(3_600),
+                header: None,
             },
             apps: BTreeMap::new(),
             breaker: None,

@@ -27,6 +27,8 @@ pub struct AppConfig {
     pub affinity_ttl_secs: Option<u32>,
     /// A connection without a byte either way for so many seconds is closed.
     pub idle_timeout_secs: Option<u32>,
+    /// What its backends are told of a connection before its first byte.
+    pub proxy_protocol: SendProxy,
     /// How its backends are probed, when health checks are on.
     pub health: HealthConfig,
 }
@@ -87,6 +89,7 @@ fn app(section: &Section<'_>, report: &mut Report) -> AppConfig {
         spill: section.value("spill", report).unwrap_or_default(),
         affinity_ttl_secs: ttl.map(Whole::get),
         idle_timeout_secs: idle.map(Whole::get),
+        proxy_protocol: section.value("proxy_protocol", report).unwrap_or_default(),
         health,
     }
 }
@@ -121,10 +124,6 @@ fn leave_out(section: &Section<'_>, report: &mut Report) {
         if section.has(key) {
             section.notice(key, phrase, report);
         }
-    }
-    if section.value("proxy_protocol", report).is_some_and(|sent: SendProxy| sent != SendProxy::Off)
-    {
-        section.notice("proxy_protocol", table::PROXY_PROTOCOL, report);
     }
     if section.value("tls", report) == Some(true) {
         // Plain bytes where encryption was asked for is no fallback.

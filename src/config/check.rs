@@ -42,10 +42,10 @@ pub(super) fn rules(settings: &Settings, resolver: &mut Resolver<'_>) {
     if s.metrics_path.contains(['?', '#']) {
         resolver.refuse(metrics, &[], "must be a path without ? and #");
     }
-    // The header would otherwise be carried to backends as the client's first bytes.
-    if s.proxy_protocol {
-        let rule = "the PROXY protocol is not in this version; must be false";
-        resolver.refuse("EDGEPROXY_PROXY_PROTOCOL", &[], rule);
+    let trusted = "EDGEPROXY_PROXY_PROTOCOL_TRUSTED";
+    if s.proxy_protocol && s.proxy_protocol_trusted.get().is_empty() {
+        let rule = "must name who may send the header when EDGEPROXY_PROXY_PROTOCOL is true";
+        resolver.refuse(trusted, &["EDGEPROXY_PROXY_PROTOCOL"], rule);
     }
 }
 

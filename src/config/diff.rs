@@ -136,14 +136,16 @@ fn apps(old: &Config, new: &Config, changes: &mut Vec<Change>) {
     }
 }
 
-fn app_keys(app: &AppConfig) -> [(&'static str, Option<String>); 9] {
-    let AppConfig { hosts, spill, affinity_ttl_secs, idle_timeout_secs, health } = app;
+fn app_keys(app: &AppConfig) -> [(&'static str, Option<String>); 10] {
+    let AppConfig { hosts, spill, affinity_ttl_secs, idle_timeout_secs, proxy_protocol, health } =
+        app;
     let HealthConfig { check_type, path, expected_status, host, port } = health;
     [
         ("hosts", (!hosts.is_empty()).then(|| hosts.join(","))),
         ("spill", Some(spill.show())),
         ("affinity_ttl_secs", affinity_ttl_secs.map(|secs| secs.to_string())),
         ("idle_timeout_secs", idle_timeout_secs.map(|secs| secs.to_string())),
+        ("proxy_protocol", Some(proxy_protocol.show())),
         ("health.type", check_type.map(|check| check.show())),
         ("health.path", path.clone()),
         ("health.expected_status", expected_status.map(|status| status.to_string())),
@@ -181,10 +183,11 @@ fn region(atlas: &Atlas, name: &Region) -> Option<String> {
 }
 
 fn shown(listener: &ListenerConfig) -> String {
-    let ListenerConfig { addr, app } = listener;
+    let ListenerConfig { addr, app, proxy_protocol } = listener;
     let addrs: Vec<_> = addr.iter().map(ToString::to_string).collect();
     let app = app.as_ref().map_or_else(String::new, |app| format!(" (app {})", app.as_str()));
-    format!("{}{app}", addrs.join(","))
+    let header = if *proxy_protocol { " (proxy_protocol)" } else { "" };
+    format!("{}{app}{header}", addrs.join(","))
 }
 
 /// The change of a list whose order counts: what is between its beginning and its end that are the

@@ -26,6 +26,8 @@ pub struct ListenerConfig {
     pub addr: Vec<SocketAddr>,
     /// The app that it serves; `None` = the registry's only one.
     pub app: Option<App>,
+    /// Whether each connection begins with a PROXY protocol header.
+    pub proxy_protocol: bool,
 }
 
 /// What the file says beside the settings.
@@ -109,12 +111,10 @@ fn listener(section: &Section<'_>, report: &mut Report) -> Option<ListenerConfig
     if section.value("mode", report) == Some(Mode::Http) {
         section.notice("mode", table::HTTP, report);
     }
-    // Either would be served as if it were plain: secrets in the clear, or a header taken for data.
-    for (key, what) in [("tls", "TLS"), ("proxy_protocol", "the PROXY protocol")] {
-        if section.value(key, report) == Some(true) {
-            let problem = format!("{what} is not in this version; must be false");
-            report.errors.push(section.error(key, problem));
-        }
+    // It would be served as if it were plain: secrets in the clear.
+    if section.value("tls", report) == Some(true) {
+        report.errors.push(section.error("tls", "TLS is not in this version; must be false"));
     }
-    Some(ListenerConfig { addr: addr?.get().to_vec(), app })
+    let proxy_protocol = section.value("proxy_protocol", report).unwrap_or_default();
+    Some(ListenerConfig { addr: addr?.get().to_vec(), app, proxy_protocol })
 }

@@ -18,8 +18,6 @@ const MANY: u32 = 1_000_000_000;
 
 // What it means that a group of settings is not in this version.
 pub(super) const HTTP: &str = "http mode is not in this version; bytes are carried as in tcp mode";
-pub(super) const PROXY_PROTOCOL: &str =
-    "the PROXY protocol is not in this version; no header is read or sent";
 pub(super) const TLS: &str = "TLS is not in this version; nothing listens on the TLS address";
 const API: &str = "the control API is not in this version; nothing listens on the API address";
 
@@ -61,12 +59,10 @@ settings! {
         "Most connections of one client (IPv4 address or IPv6 /64) at once; 0 = off.";
     deny: Cidrs = "-", EDGEPROXY_DENY, "deny", reload, now,
         "Clients that are refused, as CIDRs.";
-    proxy_protocol: bool = "false", EDGEPROXY_PROXY_PROTOCOL, "proxy_protocol", restart,
-        later(PROXY_PROTOCOL),
+    proxy_protocol: bool = "false", EDGEPROXY_PROXY_PROTOCOL, "proxy_protocol", restart, now,
         "Expect the PROXY protocol header on the plain and the TLS listener.";
     proxy_protocol_trusted: Cidrs = "-", EDGEPROXY_PROXY_PROTOCOL_TRUSTED,
-        "proxy_protocol_trusted", reload,
-        later(PROXY_PROTOCOL, |s| !s.proxy_protocol_trusted.get().is_empty()),
+        "proxy_protocol_trusted", reload, now,
         "Peers whose PROXY protocol header is believed, as CIDRs.";
     slow_start_secs: Seconds<0, DAY> = "30", EDGEPROXY_SLOW_START_SECS, "slow_start_secs", reload,
         now,

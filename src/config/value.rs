@@ -201,10 +201,14 @@ pub enum LogFormat {
 }
 
 /// The PROXY protocol header that a backend gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SendProxy {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SendProxy {
+    /// None.
+    #[default]
     Off,
+    /// Of version 1.
     V1,
+    /// Of version 2.
     V2,
 }
 

@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use self::probe::{Outcome, Probe};
 use self::verdict::{Thresholds, Verdict};
 use crate::clock;
+use crate::infrastructure::proxy_protocol::Version;
 
 pub use self::gate::Gate;
 pub use self::verdict::Health;
@@ -131,6 +132,8 @@ pub struct Options {
     pub phase: Phase,
     /// What an HTTP probe says for `Host`, in visible ASCII; `None` is the address with its port.
     pub host: Option<String>,
+    /// The PROXY protocol header that each probe begins with; `None` is none.
+    pub header: Option<Version>,
     /// Who is told when the verdict turns.
     pub observer: Option<Observer>,
 }
@@ -175,10 +178,10 @@ impl HealthChecker {
     /// The same, as one of many.
     #[must_use]
     pub fn with(id: String, addr: String, cfg: HealthCheckConfig, options: Options) -> Self {
-        let Options { gate, phase, host, observer } = options;
+        let Options { gate, phase, host, header, observer } = options;
         let shared = Shared {
             id,
-            probe: Probe::new(addr, cfg.check_type, host.as_deref(), cfg.timeout),
+            probe: Probe::new(addr, cfg.check_type, (host.as_deref(), header), cfg.timeout),
             interval: cfg.interval.max(SHORTEST_INTERVAL),
             thresholds: Thresholds {
                 healthy: cfg.healthy_threshold,
@@ -252,6 +255,7 @@ impl fmt::Debug for Options {
             .field("gate", &self.gate)
             .field("phase", &self.phase)
             .field("host", &self.host)
+            .field("header", &self.header)
             .finish_non_exhaustive()
     }
 }

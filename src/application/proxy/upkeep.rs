@@ -88,6 +88,9 @@ impl Proxy {
     }
 
     fn dial_time(&mut self, id: Key, now: Time) {
+        if self.arrival_time(id, now) {
+            return;
+        }
         let Some(mut connection) = self.connections.take(id) else { return };
         let Stage::Dialing { dial, .. } = &mut connection.stage else {
             return self.connections.put(id, connection);
@@ -168,10 +171,11 @@ impl Proxy {
 
     /// Closes as many connections as the time left demands, so that the last goes at the deadline.
     fn force(&mut self, now: Time) {
-        let Some(forcing) = &mut self.forcing else { return };
-        if now < forcing.next {
+        if self.forcing.as_ref().is_none_or(|forcing| now < forcing.next) {
             return;
         }
+        self.end_arrivals(now);
+        let Some(forcing) = &mut self.forcing else { return };
         forcing.next = now + FORCE_STEP;
         let Drain { force_from, deadline } = forcing.drain;
         let at_start = *forcing.left.get_or_insert(self.connections.len());

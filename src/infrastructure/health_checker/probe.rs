@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use super::HealthCheckType;
 use super::deadline::{too_late, within};
 use super::status_line;
+use crate::infrastructure::proxy_protocol::{Header, Version};
 
 /// What this process is out of when a probe could not be made: no word about the backend.
 const OURS: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
@@ -36,6 +37,7 @@ pub(super) enum Outcome {
 pub(super) struct Probe {
     target: Target,
     ask: Ask,
+    header: Option<Version>,
     timeout: Duration,
 }
 
@@ -68,7 +70,7 @@ impl Probe {
     pub(super) fn new(
         addr: String,
         check: HealthCheckType,
-        host: Option<&str>,
+        (host, header): (Option<&str>, Option<Version>),
         timeout: Duration,
     ) -> Self {
         let ask = match check {
@@ -82,7 +84,7 @@ impl Probe {
         };
         let target =
             addr.parse().map_or_else(|_| Target::Name(addr.into_boxed_str()), Target::Socket);
-        Self { target, ask, timeout: timeout.max(SHORTEST_TIMEOUT) }
+        Self { target, ask, header, timeout: timeout.max(SHORTEST_TIMEOUT) }
     }
 
     /// Probes once. Dropping the future closes the connection.
@@ -109,12 +111,16 @@ impl Probe {
         if let Ask::Refused(reason) = &self.ask {
             return Err(Fault::theirs(&**reason));
         }
-        let stream = match &self.target {
+        let mut stream = match &self.target {
             Target::Socket(addr) => open(*addr).await?,
             // Boxed, so that those who need no look-up do not carry its state.
             Target::Name(name) => Box::pin(open_any(name)).await?,
         };
         *connected = true;
+        if let Some(version) = self.header {
+            // Should it not be taken, reading says why; a connection that opens has done so.
+            let _ = stream.write_all(&own_header(&stream, version)).await;
+        }
         let Ask::Http { request, expected } = &self.ask else { return Ok(()) };
         let status = Box::pin(status_of(stream, request)).await?;
         if status == *expected {
@@ -146,6 +152,15 @@ fn request(path: &str, host: &str) -> Result<Box<str>, Box<str>> {
          Connection: close\r\n\r\n"
     )
     .into())
+}
+
+/// The header of a connection that is nobody else's. Version 1 knows none, so it says who asks.
+fn own_header(stream: &TcpStream, version: Version) -> Box<[u8]> {
+    let header = match (version, stream.local_addr(), stream.peer_addr()) {
+        (Version::V1, Ok(source), Ok(destination)) => Header::Proxied { source, destination },
+        _ => Header::Local,
+    };
+    header.written(version)
 }
 
 /// Opens a connection to the first of the name's addresses that takes one.
