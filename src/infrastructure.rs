@@ -9,6 +9,7 @@ pub mod health_checker;
 pub mod log_sink;
 pub mod meters;
 pub mod pipes;
+pub mod proxy_protocol;
 pub mod rate_limiter;
 pub mod reactor;
 pub mod shutdown;
