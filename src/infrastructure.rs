@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod circuit_breaker;
+pub mod client_hello;
 pub mod config_watcher;
 pub mod connection_pool;
 pub mod descriptors;
