@@ -48,8 +48,9 @@ pub enum Outcome<'a> {
     More {
         /// No hello ends before this many bytes, counted from the first; always more than there are,
         /// at most [`MAX_LENGTH`]. Who reads again only then reads a few dozen times at most, however
-        /// small the pieces are that a hello comes in. Reading again sooner is right, and of use only
-        /// to learn earlier that something is wrong.
+        /// small the records are. Reading again sooner is right as well and tells earlier that
+        /// something is wrong, but each time goes over all heads of records again: with every byte
+        /// of the worst hello that is a thousand times as much work.
         need: usize,
     },
     /// The hello is whole.
