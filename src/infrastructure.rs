@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod circuit_breaker;
+pub mod client_hello;
 pub mod config_watcher;
 pub mod connection_pool;
 pub mod descriptors;
@@ -9,6 +10,7 @@ pub mod health_checker;
 pub mod log_sink;
 pub mod meters;
 pub mod pipes;
+pub mod proxy_protocol;
 pub mod rate_limiter;
 pub mod reactor;
 pub mod shutdown;
