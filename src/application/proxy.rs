@@ -2,6 +2,7 @@
 //! now is taken up again by an event or at a time.
 
 mod arriving;
+mod ending;
 mod relaying;
 mod upkeep;
 mod warming;
@@ -15,23 +16,20 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustix::net::getsockname;
 
-use super::account::{self, Asked, Ended, Format, Reason, Record};
+use super::account::{Ended, Format, Reason, Record};
 use super::admission::{self, Admitted, ClientCounts};
 use super::connect::{self, Connected, Demotions, Dial, Progress};
 use super::locate::{Geo, Location};
-use super::relay::{self, End, Ending, Relay, Side, Turn};
+use super::relay::{self, End, Relay, Side, Turn};
 use super::route::{self, Client, Routed};
 use super::upstreams::{AppTable, Keeper, RouteCounts, Tables, WarmRules};
-use crate::clock;
 use crate::domain::affinity::{Affinity, Key as AffinityKey};
 use crate::domain::balance::Origin;
 use crate::domain::cidr::CidrMap;
 use crate::domain::time::Time;
 use crate::infrastructure::log_sink::LogWriter;
 use crate::infrastructure::meters::{Meters, Share};
-use crate::infrastructure::proxy_protocol::Header;
 use crate::infrastructure::reactor::{Event, Interest, Reactor};
 use crate::infrastructure::slab::{Key, Slab};
 use crate::infrastructure::{ConnectionGuard, ShutdownController};
@@ -484,9 +482,9 @@ impl Proxy {
         dial.route_count(&routed, &mut self.routes, meters).count(self.share);
         let number = routed.slot.upstream().number;
         let bind = || self.shared.affinity.bind(connection.key, number, ttl, now);
-        let header = dial
-            .header()
-            .map(|version| header_of(connection.client, destination, &client).written(version));
+        let header = dial.header().map(|version| {
+            relaying::header(connection.client, destination, &client).written(version)
+        });
         let relay = Relay::new(client, backend);
         connection.stage = Stage::Relaying(Relaying {
             relay: match header {
@@ -530,75 +528,6 @@ impl Proxy {
         }
         self.connections.put(id, connection);
     }
-
-    fn over(&mut self, id: Key, connection: Box<Connection>, ending: Ending, now: Time) {
-        let reason = match ending {
-            Ending::Closed(Side::Client) => Reason::ClientClosed,
-            Ending::Closed(Side::Backend) => Reason::BackendClosed,
-            Ending::Reset(Side::Client) => Reason::ClientReset,
-            Ending::Reset(Side::Backend) => Reason::BackendReset,
-        };
-        self.end(id, connection, reason, now);
-    }
-
-    /// The end of a connection, whatever its stage.
-    fn end(&mut self, id: Key, connection: Box<Connection>, reason: Reason, now: Time) {
-        self.connections.free(id);
-        let Connection { client, listener, location, accepted, stage, admitted, .. } = *connection;
-        let mut record = Record::new(client, reason);
-        record.country = location.country;
-        record.total = now.since(accepted);
-        match stage {
-            Stage::Dialing { client: end, dial, .. } => {
-                record.tries = u32::try_from(dial.tries()).unwrap_or(u32::MAX);
-                record.backend = dial.last().cloned();
-                end.reset();
-            }
-            Stage::Between => {}
-            Stage::Relaying(mut relaying) => {
-                relaying.count(&self.shared.meters, self.share);
-                relaying.has_ended(reason, self.share, now);
-                let Relaying { mut relay, slot, hold, tier, tries, setup, .. } = relaying;
-                relay.give_back(&mut self.tools);
-                record.tries = tries;
-                record.tier = Some(tier);
-                record.setup = Some(setup);
-                record.sent = relay.sent();
-                record.received = relay.received();
-                record.backend = Some(Arc::clone(slot.upstream()));
-                match reason {
-                    Reason::ClientReset => relay.reset(Ending::Reset(Side::Client)),
-                    Reason::BackendReset => relay.reset(Ending::Reset(Side::Backend)),
-                    Reason::Drained | Reason::Killed | Reason::Internal => relay.reset_both(),
-                    _ => drop(relay),
-                }
-                if let Some((hold, ttl)) = hold {
-                    self.shared.affinity.release(hold, ttl, now);
-                }
-                drop(slot);
-            }
-        }
-        self.account(listener, location, &record, now);
-        // Last, so that who waits for the last connection finds its line in the log's hands.
-        drop(admitted);
-    }
-
-    fn account(&mut self, listener: u16, location: Location, record: &Record, now: Time) {
-        self.ended.count(record.reason);
-        if record.reason.is_admission() {
-            return;
-        }
-        let shared = &self.shared;
-        self.log.line(now, |out| {
-            let snapshot = shared.snapshot.load();
-            let table = snapshot.table(listener);
-            let region = table.and_then(|table| {
-                table.layout.region_name(table.layout.origin(location.country, location.at_pop))
-            });
-            let asked = Asked { app: table.map(|table| &table.name), region };
-            account::write_line(out, shared.format, clock::wall(), asked, record);
-        });
-    }
 }
 
 impl Snapshot {
@@ -614,15 +543,6 @@ impl Snapshot {
     /// The table of the app that a listener serves.
     fn table(&self, listener: u16) -> Option<&Arc<AppTable>> {
         self.listener(listener)?.table.as_ref()
-    }
-}
-
-/// What a backend is told of a client that wanted to go to `destination`; else to where it came.
-fn header_of(client: SocketAddr, destination: Option<SocketAddr>, end: &End) -> Header {
-    let own = || getsockname(end.socket()).ok().and_then(|own| own.try_into().ok());
-    match destination.or_else(own) {
-        Some(destination) => Header::Proxied { source: client, destination },
-        None => Header::Unknown,
     }
 }
 

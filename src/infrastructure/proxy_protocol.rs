@@ -114,6 +114,15 @@ pub enum Wrong {
     Checksum,
 }
 
+/// Which of the two is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// One line of text.
+    V1,
+    /// Binary, with extensions.
+    V2,
+}
+
 /// A header would be longer than [`MAX_LENGTH`]: this many bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the PROXY header would have {0} bytes, at most {MAX_LENGTH} are sent")]
@@ -155,6 +164,18 @@ impl Header {
     /// The extensions are so long that the header would exceed [`MAX_LENGTH`]; nothing is appended.
     pub fn write_v2(&self, tlvs: &Tlvs<'_>, out: &mut Vec<u8>) -> Result<(), TooLong> {
         v2::write(self, tlvs, out)
+    }
+
+    /// The header in bytes, without extensions.
+    #[must_use]
+    pub fn written(&self, version: Version) -> Box<[u8]> {
+        let mut bytes = Vec::new();
+        match version {
+            Version::V1 => self.write_v1(&mut bytes),
+            // Without extensions it is never too long.
+            Version::V2 => drop(self.write_v2(&Tlvs::default(), &mut bytes)),
+        }
+        bytes.into()
     }
 
     fn proxied(source: IpAddr, destination: IpAddr, ports: [u16; 2]) -> Self {

@@ -1,15 +1,19 @@
 //! A client and its backend joined, until they end.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustix::net::getsockname;
+
 use crate::application::account::Reason;
-use crate::application::relay::Relay;
+use crate::application::relay::{End, Relay};
 use crate::application::upstreams::Slot;
 use crate::domain::affinity::Hold;
 use crate::domain::balance::Tier;
 use crate::domain::time::Time;
 use crate::infrastructure::circuit_breaker::Permit;
 use crate::infrastructure::meters::{Meters, Share};
+use crate::infrastructure::proxy_protocol::Header;
 
 /// A client and its backend joined.
 pub(super) struct Relaying {
@@ -68,5 +72,14 @@ impl Relaying {
         let known = std::mem::replace(&mut self.counted, moved);
         let cell = self.slot.upstream().meter.cell(share);
         meters.moved(share, cell, moved.0 - known.0, moved.1 - known.1);
+    }
+}
+
+/// What a backend is told of a client that wanted to go to `destination`; else to where it came.
+pub(super) fn header(client: SocketAddr, destination: Option<SocketAddr>, end: &End) -> Header {
+    let own = || getsockname(end.socket()).ok().and_then(|own| own.try_into().ok());
+    match destination.or_else(own) {
+        Some(destination) => Header::Proxied { source: client, destination },
+        None => Header::Unknown,
     }
 }

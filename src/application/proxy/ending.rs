@@ -1,0 +1,88 @@
+//! The end of a connection, whatever its stage, and what is said of it.
+
+use std::sync::Arc;
+
+use super::{Connection, Proxy, Relaying, Stage};
+use crate::application::account::{self, Asked, Reason, Record};
+use crate::application::locate::Location;
+use crate::application::relay::{Ending, Side};
+use crate::clock;
+use crate::domain::time::Time;
+use crate::infrastructure::slab::Key;
+
+impl Proxy {
+    pub(super) fn over(&mut self, id: Key, connection: Box<Connection>, ending: Ending, now: Time) {
+        let reason = match ending {
+            Ending::Closed(Side::Client) => Reason::ClientClosed,
+            Ending::Closed(Side::Backend) => Reason::BackendClosed,
+            Ending::Reset(Side::Client) => Reason::ClientReset,
+            Ending::Reset(Side::Backend) => Reason::BackendReset,
+        };
+        self.end(id, connection, reason, now);
+    }
+
+    /// The end of a connection, whatever its stage.
+    pub(super) fn end(&mut self, id: Key, connection: Box<Connection>, reason: Reason, now: Time) {
+        self.connections.free(id);
+        let Connection { client, listener, location, accepted, stage, admitted, .. } = *connection;
+        let mut record = Record::new(client, reason);
+        record.country = location.country;
+        record.total = now.since(accepted);
+        match stage {
+            Stage::Dialing { client: end, dial, .. } => {
+                record.tries = u32::try_from(dial.tries()).unwrap_or(u32::MAX);
+                record.backend = dial.last().cloned();
+                end.reset();
+            }
+            Stage::Between => {}
+            Stage::Relaying(mut relaying) => {
+                relaying.count(&self.shared.meters, self.share);
+                relaying.has_ended(reason, self.share, now);
+                let Relaying { mut relay, slot, hold, tier, tries, setup, .. } = relaying;
+                relay.give_back(&mut self.tools);
+                record.tries = tries;
+                record.tier = Some(tier);
+                record.setup = Some(setup);
+                record.sent = relay.sent();
+                record.received = relay.received();
+                record.backend = Some(Arc::clone(slot.upstream()));
+                match reason {
+                    Reason::ClientReset => relay.reset(Ending::Reset(Side::Client)),
+                    Reason::BackendReset => relay.reset(Ending::Reset(Side::Backend)),
+                    Reason::Drained | Reason::Killed | Reason::Internal => relay.reset_both(),
+                    _ => drop(relay),
+                }
+                if let Some((hold, ttl)) = hold {
+                    self.shared.affinity.release(hold, ttl, now);
+                }
+                drop(slot);
+            }
+        }
+        self.account(listener, location, &record, now);
+        // Last, so that who waits for the last connection finds its line in the log's hands.
+        drop(admitted);
+    }
+
+    pub(super) fn account(
+        &mut self,
+        listener: u16,
+        location: Location,
+        record: &Record,
+        now: Time,
+    ) {
+        self.ended.count(record.reason);
+        if record.reason.is_admission() {
+            return;
+        }
+        let shared = &self.shared;
+        self.log.line(now, |out| {
+            let snapshot = shared.snapshot.load();
+            let table = snapshot.table(listener);
+            let region = table.and_then(|table| {
+                table.layout.region_name(table.layout.origin(location.country, location.at_pop))
+            });
+            let asked = Asked { app: table.map(|table| &table.name), region };
+            account::write_line(out, shared.format, clock::wall(), asked, record);
+        });
+    }
+}
