@@ -185,7 +185,9 @@ impl Relay {
     pub fn preceded_by(self, preamble: Box<[u8]>) -> Self {
         let length = u32::try_from(preamble.len()).unwrap_or(u32::MAX);
         let held = Held::Bytes { bytes: preamble, from: 0 };
-        Self { up: Flow { held, ..self.up }, preamble: length, ..self }
+        // What the client says first is then the second write.
+        let backend = End { written: true, ..self.backend };
+        Self { backend, up: Flow { held, ..self.up }, preamble: length, ..self }
     }
 
     /// The client's bytes that have left towards the backend.

@@ -212,3 +212,19 @@ fn nothing_is_held_while_no_byte_is_in_flight() {
     // Two sockets, two flows and no buffer: an idle connection is small.
     assert!(size_of::<Relay>() <= 160, "{}", size_of::<Relay>());
 }
+
+#[test]
+fn the_clients_first_bytes_do_not_wait_until_the_header_before_them_is_acknowledged() {
+    let (relay, mut client_peer, mut backend_peer) = joined();
+    let mut relay = relay.preceded_by((*b"header ").into());
+    let mut tools = Tools::default();
+    relay.turn(&mut tools);
+    assert!(!sockopt::tcp_nodelay(relay.backend.socket()).unwrap(), "it may be all there is");
+    client_peer.write_all(b"hello").unwrap();
+    relay.client.readable = true;
+    relay.turn(&mut tools);
+    assert!(sockopt::tcp_nodelay(relay.backend.socket()).unwrap());
+    let mut heard = [0; 12];
+    backend_peer.read_exact(&mut heard).unwrap();
+    assert_eq!((&heard, relay.sent()), (b"header hello", 5));
+}
