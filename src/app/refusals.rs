@@ -17,7 +17,7 @@ const NAMED: usize = 5;
 /// Logs what has come since the last time, per reason.
 pub(super) async fn run(workers: Arc<Vec<Worker>>, access_log: LogSink) {
     let mut last = vec![0; Reason::ALL.len()];
-    let mut last_dry_run = 0;
+    let (mut last_dry_run, mut last_untrusted) = (0, 0);
     let mut dropped = 0;
     loop {
         tokio::time::sleep(EVERY).await;
@@ -44,6 +44,17 @@ pub(super) async fn run(workers: Arc<Vec<Worker>>, access_log: LogSink) {
                     "refused in the last {EVERY:?}"
                 );
             }
+        }
+        // Others without a proper header have a line each: they are peers of ours.
+        let total: u64 = workers.iter().map(|worker| worker.ended.of_untrusted()).sum();
+        let new = total - std::mem::replace(&mut last_untrusted, total);
+        if new > 0 {
+            tracing::warn!(
+                reason = Reason::ProxyHeader.as_str(),
+                connections = new,
+                most = names(&refused, Reason::ProxyHeader),
+                "refused in the last {EVERY:?}: not in EDGEPROXY_PROXY_PROTOCOL_TRUSTED"
+            );
         }
         let total: u64 = workers.iter().map(|worker| worker.ended.dry_run()).sum();
         let new = total - std::mem::replace(&mut last_dry_run, total);

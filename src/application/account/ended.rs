@@ -15,6 +15,7 @@ const TOLD_APART: usize = 32;
 pub struct Ended {
     counts: [AtomicU64; 17],
     would_be_limited: AtomicU64,
+    untrusted: AtomicU64,
     refused: Mutex<Refused>,
 }
 
@@ -52,6 +53,13 @@ impl Ended {
         self.refused(Reason::RateLimited, client);
     }
 
+    /// Counts a peer that is not believed, whatever its PROXY protocol header would have said.
+    pub fn untrusted(&self, peer: ClientKey) {
+        up(&self.untrusted);
+        self.count(Reason::ProxyHeader);
+        self.refused(Reason::ProxyHeader, peer);
+    }
+
     /// How many there were.
     #[must_use]
     pub fn of(&self, reason: Reason) -> u64 {
@@ -62,6 +70,12 @@ impl Ended {
     #[must_use]
     pub fn dry_run(&self) -> u64 {
         self.would_be_limited.load(Ordering::Relaxed)
+    }
+
+    /// How many peers were not believed.
+    #[must_use]
+    pub fn of_untrusted(&self) -> u64 {
+        self.untrusted.load(Ordering::Relaxed)
     }
 
     /// Who was turned away since the last call.

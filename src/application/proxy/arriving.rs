@@ -55,8 +55,7 @@ impl Proxy {
         let ip = peer.ip();
         if snapshot.trusted.get(ip.to_canonical()).is_none() {
             // Summed up: it may be a flood.
-            self.ended.refused(Reason::ProxyHeader, ip.into());
-            self.ended.count(Reason::ProxyHeader);
+            self.ended.untrusted(ip.into());
             return end.reset();
         }
         let limit = snapshot.admission.max_connections;
