@@ -205,7 +205,8 @@ impl Rules {
         Manner {
             config: HealthCheckConfig { check_type, ..self.default.clone() },
             host: own.host.clone(),
-            header: rules::header(app),
+            // Another port is somebody else, who was not said to expect one.
+            header: if own.port.is_none() { rules::header(app) } else { None },
             addr: SocketAddr::new(addr.ip(), own.port.unwrap_or(addr.port())),
         }
     }
