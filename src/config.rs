@@ -98,13 +98,15 @@ pub fn load(source: &Source) -> Result<Config, ConfigErrors> {
     }
     check::notices(&settings, &mut resolver);
 
-    let Resolver { effective, mut report, .. } = resolver;
-    unknown::in_env(&source.env, &mut report);
+    unknown::in_env(&source.env, &mut resolver.report);
     let parts = document.as_ref().map_or_else(Parts::default, |document| {
-        unknown::in_file(document, &mut report);
-        Parts::read(document, &mut report)
+        unknown::in_file(document, &mut resolver.report);
+        Parts::read(document, &mut resolver.report)
     });
-
+    if complete {
+        check::trust(&settings, &parts.listeners, &mut resolver);
+    }
+    let Resolver { effective, report, .. } = resolver;
     if !report.errors.is_empty() {
         return Err(ConfigErrors(report.errors));
     }
@@ -126,6 +128,19 @@ pub fn load(source: &Source) -> Result<Config, ConfigErrors> {
 }
 
 impl Config {
+    /// What of it would refuse everybody, put in force as [`in_place_of`](Self::in_place_of) leaves
+    /// it: its listeners go on expecting a header that nobody may send any more.
+    #[must_use]
+    pub fn refuses_all(&self) -> Option<String> {
+        let who = check::expects_header(&self.settings, &self.listeners)?;
+        self.settings.proxy_protocol_trusted.get().is_empty().then(|| {
+            format!(
+                "EDGEPROXY_PROXY_PROTOCOL_TRUSTED: must name who may send the header as long as \
+                 {who}, which only a restart changes"
+            )
+        })
+    }
+
     /// What is in force when this takes the place of `running` in a process: all of it, but for what
     /// only a restart changes.
     #[must_use]

@@ -106,6 +106,9 @@ fn prepare(source: &Source, running: &Config) -> Read {
     let new = load(source).map_err(|errors| said(&errors.0))?;
     let changes = diff(running, &new);
     let config = new.in_place_of(running);
+    if let Some(problem) = config.refuses_all() {
+        return Err(vec![problem]);
+    }
     let database = if config.settings.geoip_path == running.settings.geoip_path {
         None
     } else {

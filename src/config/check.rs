@@ -1,6 +1,7 @@
 //! What no single setting can know: rules between settings, and what this version leaves out.
 
 use super::backends;
+use super::parts::ListenerConfig;
 use super::resolve::{Origin, Resolver};
 use super::table::Settings;
 
@@ -42,10 +43,33 @@ pub(super) fn rules(settings: &Settings, resolver: &mut Resolver<'_>) {
     if s.metrics_path.contains(['?', '#']) {
         resolver.refuse(metrics, &[], "must be a path without ? and #");
     }
-    let trusted = "EDGEPROXY_PROXY_PROTOCOL_TRUSTED";
-    if s.proxy_protocol && s.proxy_protocol_trusted.get().is_empty() {
-        let rule = "must name who may send the header when EDGEPROXY_PROXY_PROTOCOL is true";
-        resolver.refuse(trusted, &["EDGEPROXY_PROXY_PROTOCOL"], rule);
+}
+
+/// Reports that nobody may send the header that some of the `listeners` expect.
+pub(super) fn trust(
+    settings: &Settings,
+    listeners: &[ListenerConfig],
+    resolver: &mut Resolver<'_>,
+) {
+    if let Some(who) = expects_header(settings, listeners)
+        && settings.proxy_protocol_trusted.get().is_empty()
+    {
+        let rule = format!("must name who may send the header when {who}");
+        resolver.refuse("EDGEPROXY_PROXY_PROTOCOL_TRUSTED", &["EDGEPROXY_PROXY_PROTOCOL"], &rule);
+    }
+}
+
+/// What has listeners expect the PROXY protocol header, if anything.
+pub(super) fn expects_header(
+    settings: &Settings,
+    listeners: &[ListenerConfig],
+) -> Option<&'static str> {
+    if settings.proxy_protocol {
+        Some("EDGEPROXY_PROXY_PROTOCOL is true")
+    } else if listeners.iter().any(|listener| listener.proxy_protocol) {
+        Some("a [[listener]] has proxy_protocol = true")
+    } else {
+        None
     }
 }
 

@@ -242,8 +242,8 @@ fn settings_are_checked_against_each_other() {
         ),
         (
             &[("EDGEPROXY_PROXY_PROTOCOL", "yes")],
-            "EDGEPROXY_PROXY_PROTOCOL = \"true\": \
-             the PROXY protocol is not in this version; must be false",
+            "EDGEPROXY_PROXY_PROTOCOL_TRUSTED: \
+             must name who may send the header when EDGEPROXY_PROXY_PROTOCOL is true",
         ),
     ] {
         assert_eq!(env(variables).errors(), [expected]);
@@ -309,22 +309,16 @@ fn asking_for_what_is_not_in_this_version_is_noted_and_not_asking_is_not() {
     let quiet = env(&[
         ("EDGEPROXY_MODE", "tcp"),
         ("EDGEPROXY_TLS_ENABLED", "no"),
-        ("EDGEPROXY_PROXY_PROTOCOL", "off"),
         ("EDGEPROXY_STATE_DIR", "/state"),
         ("EDGEPROXY_API_TOKEN", "t"),
     ]);
     assert_eq!(quiet.loaded().notices, [""; 0]);
-    let loud = written(
-        &[("EDGEPROXY_MODE", "http"), ("EDGEPROXY_API_ENABLED", "1")],
-        "proxy_protocol_trusted = [\"10.0.0.0/8\"]",
-    );
+    let loud = env(&[("EDGEPROXY_MODE", "http"), ("EDGEPROXY_API_ENABLED", "1")]);
     assert_eq!(
         loud.loaded().notices,
         [
             "EDGEPROXY_MODE=http: http mode is not in this version; \
              bytes are carried as in tcp mode",
-            "EDGEPROXY_PROXY_PROTOCOL_TRUSTED=10.0.0.0/8: the PROXY protocol is not in this \
-             version; no header is read or sent",
             "EDGEPROXY_API_ENABLED=true: the control API is not in this version; \
              nothing listens on the API address",
         ]
@@ -341,6 +335,8 @@ fn asking_for_what_works_is_not_noted() {
         ("EDGEPROXY_HEALTH_CHECK_ENABLED", "true"),
         ("EDGEPROXY_HEALTH_CLOSE_CONNECTIONS", "true"),
         ("EDGEPROXY_SLOW_START_SECS", "30"),
+        ("EDGEPROXY_PROXY_PROTOCOL", "true"),
+        ("EDGEPROXY_PROXY_PROTOCOL_TRUSTED", "10.0.0.0/8"),
         ("EDGEPROXY_POSTGRES_ENABLED", "true"),
         ("EDGEPROXY_POSTGRES_URL", "postgres://u@db/e"),
         ("EDGEPROXY_POOL_ENABLED", "true"),

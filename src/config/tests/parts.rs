@@ -27,16 +27,11 @@ fn a_listener_has_addresses_and_may_have_an_app() {
 }
 
 #[test]
-fn a_listener_that_would_serve_in_the_clear_or_relay_a_header_is_refused() {
+fn a_listener_that_would_serve_in_the_clear_is_refused() {
     let listener = |key| format!("[[listener]]\naddr = \"0.0.0.0:1\"\n{key} = true\n");
     assert_eq!(
         error(&listener("tls")),
         "x.toml:3:7: listener.tls = true: TLS is not in this version; must be false"
-    );
-    assert_eq!(
-        error(&listener("proxy_protocol")),
-        "x.toml:3:18: listener.proxy_protocol = true: \
-         the PROXY protocol is not in this version; must be false"
     );
     assert!(
         error("[[listener]]\napp = \"a\"").starts_with("x.toml:1:1: listener.addr: must be given")
@@ -47,6 +42,40 @@ fn a_listener_that_would_serve_in_the_clear_or_relay_a_header_is_refused() {
     assert_eq!(
         error("[listener]\naddr = \"0.0.0.0:1\""),
         "x.toml:1:1: listener = {...}: must be tables [[listener]]"
+    );
+}
+
+#[test]
+fn a_listener_that_expects_a_header_needs_somebody_who_may_send_it() {
+    let listener = "[[listener]]\naddr = \"0.0.0.0:1\"\nproxy_protocol = true\n";
+    assert_eq!(
+        error(listener),
+        "EDGEPROXY_PROXY_PROTOCOL_TRUSTED: \
+         must name who may send the header when a [[listener]] has proxy_protocol = true"
+    );
+    let text = format!("proxy_protocol_trusted = []\n{listener}");
+    assert_eq!(
+        error(&text),
+        "x.toml:1:26: proxy_protocol_trusted = [] (EDGEPROXY_PROXY_PROTOCOL_TRUSTED): \
+         must name who may send the header when a [[listener]] has proxy_protocol = true"
+    );
+    let text = format!("proxy_protocol_trusted = [\"10.0.0.0/8\"]\n{listener}");
+    assert!(toml(&text).loaded().listeners[0].proxy_protocol);
+    // One mistake is one error.
+    let text = format!("proxy_protocol_trusted = [\"ten\"]\nproxy_protocol = true\n{listener}");
+    assert_eq!(toml(&text).errors().len(), 1);
+}
+
+#[test]
+fn what_would_have_running_listeners_refuse_everybody_is_told() {
+    let expecting = toml("proxy_protocol = true\nproxy_protocol_trusted = [\"10.0.0.0/8\"]\n");
+    let expecting = expecting.loaded();
+    assert_eq!(expecting.refuses_all(), None);
+    assert_eq!(toml("").loaded().refuses_all(), None);
+    assert_eq!(
+        toml("").loaded().in_place_of(&expecting).refuses_all().unwrap(),
+        "EDGEPROXY_PROXY_PROTOCOL_TRUSTED: must name who may send the header as long as \
+         EDGEPROXY_PROXY_PROTOCOL is true, which only a restart changes"
     );
 }
 
@@ -63,6 +92,24 @@ fn an_app_says_how_far_its_clients_go_and_for_how_long_they_stay() {
     );
     assert_eq!(config.apps[&"api".parse().unwrap()], AppConfig::default());
     assert_eq!(config.notices, [""; 0]);
+}
+
+#[test]
+fn an_app_says_which_header_its_backends_get() {
+    let config = toml(
+        "[app.old]\nproxy_protocol = \"v1\"\n[app.new]\nproxy_protocol = \"v2\"\n\
+         [app.none]\nproxy_protocol = \"off\"\n[app.silent]\n",
+    )
+    .loaded();
+    let sent = |app: &str| config.apps[&app.parse().unwrap()].proxy_protocol;
+    assert_eq!(
+        ["old", "new", "none", "silent"].map(sent),
+        [SendProxy::V1, SendProxy::V2, SendProxy::Off, SendProxy::Off]
+    );
+    assert_eq!(
+        error("[app.web]\nproxy_protocol = true"),
+        "x.toml:2:18: app.web.proxy_protocol = true: must be off, v1 or v2, in quotes"
+    );
 }
 
 #[test]
@@ -146,12 +193,11 @@ fn a_probe_that_could_not_be_sent_is_refused_with_its_place() {
 fn what_an_app_asks_for_in_vain_is_noted() {
     let config = toml(
         "[app.web]\nhosts = [\"a.example\", \"b.example\"]\nsni = [\"a.example\"]\n\
-         proxy_protocol = \"v2\"\n\
-         [app.quiet]\nproxy_protocol = \"off\"\ntls = false\n",
+         [app.quiet]\nproxy_protocol = \"v2\"\ntls = false\n",
     )
     .loaded();
     assert_eq!(config.apps[&"web".parse().unwrap()].hosts, ["a.example", "b.example"]);
-    assert_eq!(config.notices.len(), 3, "{:#?}", config.notices);
+    assert_eq!(config.notices.len(), 2, "{:#?}", config.notices);
     assert!(config.notices.iter().all(|notice| notice.contains(": app.web.")));
 }
 
