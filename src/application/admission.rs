@@ -189,7 +189,10 @@ mod tests {
         let rules = Rules::new(&["192.0.2.0/24".parse().unwrap()], 3, 2);
         let open = ShutdownController::new();
         let clients = Arc::new(ClientCounts::default());
-        let come = |ip: &str| admit(ip.parse().unwrap(), &rules, &open, &clients, Time::ZERO);
+        let admit_as = |ip: &str, guard| {
+            admit(ip.parse().unwrap(), guard, &rules, &open, &clients, Time::ZERO)
+        };
+        let come = |ip: &str| admit_as(ip, None);
 
         assert_eq!(come("192.0.2.9").err(), Some(Reason::Denied));
         let first = come("198.51.100.1").unwrap();
@@ -199,6 +202,13 @@ mod tests {
         assert_eq!(come("198.51.100.3").err(), Some(Reason::GlobalCap));
         drop(first);
         assert!(come("198.51.100.1").is_ok());
+        assert_eq!(open.open_connections(), 2);
+        // Who waited for its header is counted already: there is a place for it, and no second one.
+        let waiting = open.try_connection_guard(3);
+        assert!(waiting.is_some() && open.try_connection_guard(3).is_none());
+        let arrived = admit_as("198.51.100.3", waiting).unwrap();
+        assert_eq!(open.open_connections(), 3);
+        drop(arrived);
         assert_eq!(open.open_connections(), 2);
     }
 }
