@@ -5,7 +5,7 @@ use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use crate::support::{Backend, Client, Edge, Refusing, Row, Site, eventually};
 
 /// Whether this machine has IPv6 at all; without it these tests have nothing to look at.
-fn has_ipv6() -> bool {
+pub fn has_ipv6() -> bool {
     let has = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
     if !has {
         eprintln!("skipped: this machine has no IPv6");

@@ -22,6 +22,7 @@ mod metrics;
 mod pool;
 mod pops;
 mod postgres;
+mod proxy_protocol;
 mod rate_limit;
 mod reload;
 mod repository;

@@ -13,7 +13,7 @@ use crate::support::{Backend, Client, Row, Site, connections_to, eventually};
 const ESTABLISHED: u8 = 1;
 
 /// A site with a pool, where each connection is a choice of its own.
-fn pooled() -> Site {
+pub fn pooled() -> Site {
     Site::new().without_affinity().env("EDGEPROXY_POOL_ENABLED", "true")
 }
 
@@ -23,7 +23,7 @@ fn open(backend: &Backend) -> usize {
 }
 
 /// Greets each connection with its number, and echoes.
-fn numbering() -> Backend {
+pub fn numbering() -> Backend {
     let sessions = Arc::new(AtomicUsize::new(0));
     Backend::serving(move |mut stream: TcpStream| {
         let number = sessions.fetch_add(1, Ordering::SeqCst);

@@ -1,6 +1,7 @@
 //! A small language for tests: sites and edges, backends, clients, and waiting without guessing.
 
 mod backend;
+mod balancer;
 mod client;
 mod edge;
 mod geo;
@@ -18,11 +19,12 @@ mod web;
 use std::time::{Duration, Instant};
 
 pub use backend::{Backend, BlackHole, Refusing};
+pub use balancer::Balancer;
 pub use client::{Client, Visit, reset};
 pub use edge::Edge;
 pub use geo::country_file;
-pub use http::ask;
-pub use lines::Lines;
+pub use http::{ask, read_answer};
+pub use lines::{Access, Lines};
 pub use logged::Logged;
 pub use metrics::Metrics;
 pub use process::{connections_to, handles, make_pipe, open_pipe, raise_descriptor_limit};

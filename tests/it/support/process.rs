@@ -81,3 +81,16 @@ pub fn open_pipe(path: &Path) -> Option<File> {
     let pipe = open(path, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).ok()?;
     Some(File::from(pipe))
 }
+
+/// Whether somebody listens on an IPv4 address of this machine.
+pub fn is_listened_on(addr: SocketAddr) -> bool {
+    const LISTENS: &str = "0A";
+    let SocketAddr::V4(addr) = addr else { panic!("{addr} is not an IPv4 address") };
+    let ip = u32::from_ne_bytes(addr.ip().octets());
+    let wanted = format!("{ip:08X}:{:04X}", addr.port());
+    let table = std::fs::read_to_string("/proc/self/net/tcp").expect("Linux");
+    table.lines().skip(1).any(|line| {
+        let columns: Vec<&str> = line.split_whitespace().take(4).collect();
+        matches!(columns[..], [_, local, _, state] if local == wanted && state == LISTENS)
+    })
+}
