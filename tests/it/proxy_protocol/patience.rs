@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::{assert_reset, greeted, refusals, sends, site, speaks_for, visits};
-use crate::support::{Backend, Client, Row};
+use crate::support::{Backend, Client, Edge, Row};
 
 /// How long a header may take to be whole.
 const DEADLINE_MS: f64 = 5_000.0;
@@ -53,6 +53,13 @@ fn who_has_not_sent_a_whole_header_in_five_seconds_is_cut_off_however_busy_it_is
     assert_eq!(backend.accepted(), 20);
 }
 
+/// Until so many connections have been accepted and not ended: waiting for a header is being open.
+fn wait_until_open(edge: &Edge, count: u64) {
+    edge.metrics_when("they have been accepted", |metrics| {
+        metrics.value("edgeproxy_connections_active", &[]) == count
+    });
+}
+
 #[test]
 fn a_drain_serves_whoever_sends_the_header_in_time_and_does_not_wait_for_the_others() {
     let backend = Backend::named("a");
@@ -65,6 +72,7 @@ fn a_drain_serves_whoever_sends_the_header_in_time_and_does_not_wait_for_the_oth
     let mut late = sends(&edge, begun);
     let silent = edge.client();
     let peer = silent.addr();
+    wait_until_open(&edge, 2);
     edge.signal(Signal::TERM);
     edge.wait_for_log("no longer accepting");
     late.stream.write_all(rest).unwrap();
@@ -88,6 +96,7 @@ fn a_drain_serves_whoever_sends_the_header_in_time_and_does_not_wait_for_the_oth
 fn a_drain_ends_as_soon_as_the_last_one_who_waits_has_gone() {
     let (_backend, mut edge) = greeted();
     let waits = sends(&edge, b"PROXY");
+    wait_until_open(&edge, 1);
     edge.signal(Signal::TERM);
     edge.wait_for_log("no longer accepting");
     drop(waits);
