@@ -51,7 +51,7 @@ use crate::infrastructure::log_sink::LogSink;
 use crate::infrastructure::meters::Meters;
 use crate::infrastructure::reactor::Reactor;
 use crate::infrastructure::{ConfigWatcher, ShutdownController, shutdown_signal};
-use control::Control;
+use control::{Control, Follow};
 use feed::Following;
 use geo_watch::GeoWatch;
 use health::Checks;
@@ -59,7 +59,7 @@ use in_force::InForce;
 use listeners::Listening;
 use metrics::Metrics;
 use registry::RegistryState;
-use reload::ReloadState;
+use reload::{Reload, ReloadState};
 use rules::Machine;
 use store::Store;
 
@@ -67,6 +67,8 @@ use store::Store;
 const BINDINGS: usize = 1 << 19;
 /// Demoted backends that may wait to be probed.
 const DEMOTIONS: usize = 1_024;
+/// How often it is looked at whether bindings are to be swept.
+const SWEEP_LOOK: Duration = Duration::from_secs(1);
 /// How long after the drain's end workers may take to close what is left.
 const LAST_CLOSES: Duration = Duration::from_millis(500);
 
@@ -138,14 +140,14 @@ impl Edge {
         let geo_watch = GeoWatch::begin(&config).await;
         let database = country_database(&config)?;
         let mut store = Store::open(&config)?;
-        let store::First { registry, stale } = store.first(settings).await?;
-        summary::skipped(&registry);
+        let store::First { registry, age, error, held, guard } = store.first(&config).await?;
+        summary::skipped(registry.skipped.iter());
 
         let mut listening = Listening::new(&config);
         let metrics_store = PrometheusMetricsStore::for_threads(machine.workers);
         let mut roster = Roster::new(Arc::clone(metrics_store.meters()));
         // No lease ends while the store says nothing.
-        let leases_at = unix_now() - stale.as_ref().map_or(0, |(age, _)| whole_secs(*age));
+        let leases_at = unix_now() - age.map_or(0, whole_secs);
         let tables = roster.tables(&registry, &rules::tables(&config), leases_at);
         roster.seat(&tables, clock::now());
         let listeners = listening.at_start(&tables)?;
@@ -168,15 +170,15 @@ impl Edge {
             addrs: &addrs,
             registry: &registry,
             store: &store.describe(),
-            stale: stale.as_ref(),
+            stale: age.zip(error.as_ref()),
             geo: &*database,
             max_connections: machine.max_connections(settings),
             workers: workers.len(),
         };
         started.log();
         let state = Arc::new(RegistryState::default());
-        match &stale {
-            Some((age, _)) => state.starts_stale(*age, clock::now()),
+        match age {
+            Some(age) => state.starts_stale(age, clock::now()),
             None => state.is_good(registry.skipped.len(), clock::now()),
         }
         let stopping = Arc::new(AtomicBool::new(false));
@@ -211,6 +213,7 @@ impl Edge {
             machine,
             state,
             leases_at,
+            retired: Vec::new(),
         };
         in_force.tell(&tables);
         let config = in_force.config.subscribe();
@@ -218,8 +221,8 @@ impl Edge {
         let planned = Control {
             in_force,
             following,
-            stale: stale.map(|(_, error)| error),
-            reload: reload::Reload { source, set_log, state: reloads, hanging: Vec::new() },
+            follow: Follow::begin(guard, held, error),
+            reload: Reload::new(source, set_log, reloads),
             watcher: Arc::clone(&watcher),
             geo_watch,
             hangup,
@@ -368,13 +371,17 @@ pub fn offline_tables(config: &Config, registry: &Registry) -> Tables {
     Roster::new(Arc::default()).tables(registry, &rules::tables(config), unix_now())
 }
 
-async fn sweep(shared: Arc<Shared>, mut config: watch::Receiver<Arc<Config>>) {
+async fn sweep(shared: Arc<Shared>, config: watch::Receiver<Arc<Config>>) {
+    let interval = || config.borrow().settings.binding_gc_interval_secs.get();
+    let mut swept = clock::now();
     loop {
-        let interval = config.borrow_and_update().settings.binding_gc_interval_secs.get();
-        tokio::select! {
-            () = tokio::time::sleep(interval) => shared.affinity.sweep(clock::now()),
-            // It may be another one now.
-            _ = config.changed() => {}
+        // Looked at every second: it may be another interval meanwhile.
+        let left = (swept + interval()).since(clock::now());
+        tokio::time::sleep(left.min(SWEEP_LOOK)).await;
+        let now = clock::now();
+        if now.since(swept) >= interval() {
+            swept = now;
+            shared.affinity.sweep(now);
         }
     }
 }

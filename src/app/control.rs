@@ -13,10 +13,11 @@ use super::geo_watch::GeoWatch;
 use super::in_force::InForce;
 use super::reload::{self, Reload};
 use super::store::Store;
-use super::{country_database, summary, unix_now};
+use super::{country_database, summary, unix_now, whole_secs};
 use crate::clock;
 use crate::domain::mass_change::{Guard, Verdict};
 use crate::domain::ports::{Registry, RepositoryError};
+use crate::domain::time::Time;
 use crate::domain::{Backend, BackendId};
 use crate::infrastructure::config_watcher::Changes;
 use crate::infrastructure::{ConfigChange, ConfigWatcher};
@@ -25,6 +26,8 @@ use crate::infrastructure::{ConfigChange, ConfigWatcher};
 const REMINDER: Duration = Duration::from_secs(60);
 /// Why a watched configuration is reloaded.
 const FILE_CHANGED: &str = "the file has changed";
+/// Why one is that failed before.
+const AGAIN: &str = "what was wrong is not any more";
 /// Backends named in a line.
 const NAMED: usize = 10;
 
@@ -32,95 +35,131 @@ const NAMED: usize = 10;
 pub(super) struct Control {
     pub in_force: InForce,
     pub following: Following,
-    /// Why the registry could not be read at the start, when it could not.
-    pub stale: Option<RepositoryError>,
+    pub follow: Follow,
     pub reload: Reload,
+    /// Tells whoever asks what has changed.
     pub watcher: Arc<ConfigWatcher>,
     pub geo_watch: Option<GeoWatch>,
     pub hangup: Option<Signal>,
 }
 
-/// What it knows besides.
-struct Follow {
+/// What is known of the registry besides what is in force.
+pub(super) struct Follow {
     guard: Guard,
     /// A reading that the guard holds.
     held: Option<Registry>,
     /// What was said of a store that cannot be read.
     complaint: Option<String>,
+    /// Until when, in seconds since the epoch, leases go on that ended while the store could not be
+    /// read: nobody could renew one.
+    grace_until: i64,
+}
+
+impl Follow {
+    /// What a process starts with.
+    pub fn begin(guard: Guard, held: Option<Registry>, error: Option<RepositoryError>) -> Self {
+        let complaint = error.map(|error| error.to_string());
+        Self { guard, held, complaint, grace_until: 0 }
+    }
 }
 
 impl Control {
     /// For as long as the process lives.
     pub async fn run(mut self) {
-        let complaint = self.stale.take().map(|error| error.to_string());
-        let mut follow = Follow { guard: Guard::default(), held: None, complaint };
-        if follow.complaint.is_none() {
+        self.in_force.state.holds(self.follow.held.is_some());
+        if self.follow.complaint.is_some() {
+            self.in_force.state.fails();
+        } else if self.follow.held.is_none() {
             self.following.keep(&self.in_force.registry);
         }
-        let mut config = self.watch_config().await;
+        let (_watching, mut config) = self.watch_config().await.unzip();
         // It may have changed between its first reading and now.
         if config.is_some() && self.reload.has_news(&self.in_force.config()).await {
-            self.reload(FILE_CHANGED, &mut follow).await;
+            self.reload(FILE_CHANGED).await;
         }
         let mut remind = interval(REMINDER);
         // The first is at once.
         remind.tick().await;
         loop {
+            let lease_ends = self.in_force.next_expiry(unix_now());
+            let confirmed_at = self.follow.guard.due(self.apart());
             tokio::select! {
                 reading = self.following.readings.recv() => match reading {
-                    Some(Ok(read)) => self.read(read, &mut follow),
-                    Some(Err(error)) => self.failed(&error, &mut follow),
+                    Some(Ok(read)) => self.read(read),
+                    Some(Err(error)) => self.failed(&error),
                     None => return,
                 },
-                () = until_unix(self.in_force.next_expiry()) => self.following.look(),
-                () = hung_up(&mut self.hangup) => self.reload("SIGHUP", &mut follow).await,
-                change = next(config.as_mut()) => match change {
-                    ConfigChange::FileModified(_) | ConfigChange::FullReload => {
-                        self.reload(FILE_CHANGED, &mut follow).await;
-                    }
-                    // Our own.
-                    ConfigChange::ValueChanged { .. } => {}
-                },
+                () = until_unix(lease_ends) => self.following.look(),
+                () = until(confirmed_at) => self.following.look(),
+                () = hung_up(&mut self.hangup) => {
+                    self.reload("SIGHUP").await;
+                    self.reload_geo(false).await;
+                    self.following.look();
+                }
+                change = next(config.as_mut()) => {
+                    self.watcher.publish(change);
+                    self.reload(FILE_CHANGED).await;
+                }
                 () = GeoWatch::changed(&mut self.geo_watch) => self.reload_geo(true).await,
-                _ = remind.tick() => self.remind(&follow),
+                _ = remind.tick() => self.remind().await,
             }
         }
     }
 
+    /// How far apart two readings are that confirm each other.
+    fn apart(&self) -> Duration {
+        Store::interval(&self.in_force.config())
+    }
+
     /// Takes up a reading, unless it would take away too much at once.
-    fn read(&mut self, read: Option<Registry>, follow: &mut Follow) {
-        if follow.complaint.take().is_some() {
+    fn read(&mut self, read: Option<Registry>) {
+        self.in_force.bury();
+        let now = unix_now();
+        if self.follow.complaint.take().is_some() {
             let age = summary::in_words(self.in_force.state.age(clock::now()));
             tracing::info!("the registry can be read again, after {age}");
+            let ttl = self.in_force.config().settings.api_heartbeat_ttl_secs.get();
+            self.follow.grace_until = now + whole_secs(ttl);
         }
-        // An unchanged reading says what is held once more.
-        let read = read.or_else(|| follow.held.take());
-        if let Some(fresh) = read.and_then(|fresh| self.judge(fresh, follow)) {
+        self.in_force.state.reads();
+        let leases_at = if now < self.follow.grace_until { self.in_force.leases_at } else { now };
+        // What a file says is known without the reading, which may be older than the last reload. An
+        // unchanged reading says what is held once more, or that leases have ended.
+        let read = read.map(|read| self.following.current().unwrap_or(read));
+        let read = read.or_else(|| self.follow.held.take()).or_else(|| {
+            let has_ended = self.in_force.has_ended_leases(leases_at);
+            has_ended.then(|| Registry::clone(&self.in_force.registry))
+        });
+        if let Some(fresh) = read.and_then(|fresh| self.judge(fresh, leases_at)) {
             let before = Arc::clone(&self.in_force.registry);
-            self.in_force.take_registry(fresh);
+            self.in_force.take_registry(fresh, leases_at);
             log_difference(&before, &self.in_force.registry);
         }
-        if follow.held.is_some() {
-            return self.in_force.state.holds();
+        if self.follow.held.is_none() {
+            self.in_force.state.is_good(self.in_force.registry.skipped.len(), clock::now());
+            self.following.keep(&self.in_force.registry);
         }
-        self.in_force.end_leases();
-        self.in_force.state.is_good(self.in_force.registry.skipped.len(), clock::now());
-        self.following.keep(&self.in_force.registry);
     }
 
     /// The reading, if it is to be put in force: it is another one, and takes away too much neither at
     /// once nor for the first time.
-    fn judge(&self, fresh: Registry, follow: &mut Follow) -> Option<Registry> {
-        let apart = Store::interval(&self.in_force.config().settings);
+    fn judge(&mut self, fresh: Registry, leases_at: i64) -> Option<Registry> {
+        let apart = self.apart();
+        let Self { in_force, follow, .. } = self;
         let was_held = follow.guard.holds();
-        let in_force = &self.in_force.registry;
-        match follow.guard.judge(in_force, &fresh, unix_now(), (clock::now(), apart)) {
+        let before = (&*in_force.registry, in_force.leases_at);
+        let verdict = follow.guard.judge(before, (&fresh, leases_at), (clock::now(), apart));
+        in_force.state.holds(verdict != Verdict::Take);
+        match verdict {
             Verdict::Take => {
                 follow.held = None;
-                if was_held && fresh == **in_force {
+                let is_same = fresh == *in_force.registry;
+                if was_held && is_same {
                     tracing::info!("the registry says again what the table in force says");
+                } else if was_held {
+                    tracing::warn!("the change of the registry that was held is confirmed");
                 }
-                Some(fresh).filter(|fresh| *fresh != **in_force)
+                (!is_same || in_force.has_ended_leases(leases_at)).then_some(fresh)
             }
             Verdict::Hold { leaving, of, is_news } => {
                 if is_news {
@@ -139,42 +178,53 @@ impl Control {
     }
 
     /// The table in force stays, and no lease ends.
-    fn failed(&self, error: &RepositoryError, follow: &mut Follow) {
+    fn failed(&mut self, error: &RepositoryError) {
         self.in_force.state.fails();
         let text = error.to_string();
-        if follow.complaint.as_ref() != Some(&text) {
+        if self.follow.complaint.as_ref() != Some(&text) {
             let age = summary::in_words(self.in_force.state.age(clock::now()));
             tracing::warn!("{text}; serving from the last good table, {age} old");
-            follow.complaint = Some(text);
+            self.follow.complaint = Some(text);
         }
     }
 
-    fn remind(&self, follow: &Follow) {
+    /// Says what is still wrong, and tries again what failed and may have been for a passing reason.
+    async fn remind(&mut self) {
         let age = summary::in_words(self.in_force.state.age(clock::now()));
-        if let Some(complaint) = &follow.complaint {
+        if let Some(complaint) = &self.follow.complaint {
             tracing::warn!("{complaint}; still serving from the last good table, {age} old");
-        } else if follow.held.is_some() {
+        } else if self.follow.held.is_some() {
             tracing::warn!(
                 "a change of the registry is still held; the table in force is {age} old"
             );
+        }
+        if !self.reload.state.last_succeeded() {
+            self.reload(AGAIN).await;
+        }
+        if self.geo_watch.as_ref().is_some_and(|watch| watch.has_failed) {
+            self.reload_geo(false).await;
         }
     }
 
     /// Puts the configuration in force that the file and the environment give now, or leaves
     /// everything as it is.
-    async fn reload(&mut self, why: &str, follow: &mut Follow) {
+    async fn reload(&mut self, why: &str) {
         let before = self.in_force.config();
-        let Some(prepared) = self.reload.prepare(&before).await else { return };
+        let Some(prepared) = self.reload.prepare(&before, why == AGAIN).await else { return };
         let reload::Prepared { config, changes, database } = prepared;
         let said: Vec<&String> = before.warnings.iter().chain(&before.notices).collect();
         for notice in config.warnings.iter().chain(&config.notices).filter(|n| !said.contains(n)) {
             tracing::warn!("{notice}");
         }
-        if !changes.is_empty() {
+        let mut in_force = changes;
+        let mut waiting = reload::not_in_force(&mut in_force);
+        if !in_force.is_empty() || !waiting.is_empty() {
             let registry = self.following.replace(&config);
-            let registry = registry.and_then(|fresh| self.judge(fresh, follow));
-            if follow.held.is_some() {
-                self.in_force.state.holds();
+            let leases_at = self.in_force.leases_at;
+            let is_file = registry.is_some();
+            let registry = registry.and_then(|fresh| self.judge(fresh, leases_at));
+            if is_file && self.follow.held.is_some() {
+                waiting.extend(reload::of_registry(&mut in_force));
             }
             self.in_force.take_config(config, database, registry);
             let config = self.in_force.config();
@@ -186,14 +236,12 @@ impl Control {
             }
             if !self.geo_watch.as_ref().is_some_and(|watch| watch.is_of(&config)) {
                 self.geo_watch = GeoWatch::begin(&config).await;
-                if self.geo_watch.is_some() {
-                    // It may have changed between its opening and now.
-                    self.reload_geo(false).await;
-                }
+                // It may have changed between its opening and now.
+                self.reload_geo(false).await;
             }
         }
-        reload::log(&changes, why);
-        for change in changes.into_iter().filter(reload::is_in_force) {
+        reload::log(&in_force, &waiting, why);
+        for change in in_force {
             self.watcher.publish(ConfigChange::ValueChanged {
                 key: change.what.to_string(),
                 old_value: change.old_value,
@@ -202,8 +250,8 @@ impl Control {
         }
     }
 
-    /// Watches the configuration file, when that is asked for.
-    async fn watch_config(&self) -> Option<Changes> {
+    /// Watches the configuration file, when that is asked for: for as long as the first lives.
+    async fn watch_config(&self) -> Option<(ConfigWatcher, Changes)> {
         let config = self.in_force.config();
         if !config.settings.config_watch_enabled {
             return None;
@@ -212,32 +260,44 @@ impl Control {
             tracing::warn!("EDGEPROXY_CONFIG_WATCH_ENABLED=true: there is no file to watch");
             return None;
         };
-        let changes = self.watcher.subscribe();
-        if let Err(error) = self.watcher.watch_file(file).await {
+        let watcher = ConfigWatcher::new(config.settings.config_watch_interval_secs.get());
+        let changes = watcher.subscribe();
+        if let Err(error) = reload::in_time(watcher.watch_file(file)).await {
             tracing::warn!("{error}; SIGHUP reloads all the same");
         }
-        Some(changes)
+        Some((watcher, changes))
     }
 
     /// Puts the country data in force that the file holds now. Unless a change was `told`, only those
     /// of another date.
     async fn reload_geo(&mut self, told: bool) {
+        let Some(watch) = &mut self.geo_watch else { return };
         let config = self.in_force.config();
         let opening = tokio::task::spawn_blocking(move || country_database(&config));
-        match timeout(reload::LONGEST_READ, opening).await {
-            Ok(Ok(Ok(database))) => {
-                if told || database.built() != self.in_force.database.built() {
-                    tracing::info!("the geo database has changed: {}", database.describe());
-                    self.in_force.take_database(database);
-                }
+        let opened = match timeout(reload::LONGEST_READ, opening).await {
+            Ok(Ok(opened)) => opened.map_err(|error| error.to_string()),
+            Ok(Err(error)) => Err(format!("the geo database was not read: {error}")),
+            Err(_) => {
+                Err(format!("the geo database was not read within {:?}", reload::LONGEST_READ))
             }
-            Ok(Ok(Err(error))) => tracing::error!("{error}; the data in force stay"),
-            Ok(Err(error)) => tracing::error!(%error, "the geo database was not read"),
-            Err(_) => tracing::error!(
-                "the geo database was not read within {:?}; the data in force stay",
-                reload::LONGEST_READ
-            ),
+        };
+        watch.has_failed = opened.is_err();
+        match opened {
+            Ok(database) if told || database.built() != self.in_force.database.built() => {
+                tracing::info!("the geo database has changed: {}", database.describe());
+                self.in_force.take_database(database);
+            }
+            Ok(_) => {}
+            Err(reason) => tracing::error!("{reason}; the data in force stay"),
         }
+    }
+}
+
+/// Until a moment.
+async fn until(at: Option<Time>) {
+    match at {
+        Some(at) => tokio::time::sleep(at.since(clock::now())).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -286,5 +346,5 @@ fn log_difference(before: &Registry, after: &Registry) {
     let removed = old.keys().filter(|id| !new.contains_key(*id)).count();
     let changed = new.iter().filter(|(id, b)| old.get(*id).is_some_and(|was| was != *b)).count();
     tracing::info!(added, removed, changed, backends = new.len(), "registry changed");
-    summary::skipped(after);
+    summary::skipped(after.skipped.iter().filter(|row| !before.skipped.contains(row)));
 }

@@ -69,6 +69,11 @@ impl Following {
         Some(file.registry())
     }
 
+    /// What the registry in the configuration file holds, if that is the registry.
+    pub fn current(&self) -> Option<Registry> {
+        self.file.as_ref().map(|file| file.registry())
+    }
+
     /// Has a table outlive this process that the store says is good.
     pub fn keep(&self, registry: &Arc<Registry>) {
         if let Some(keep) = &self.keep {
@@ -83,7 +88,7 @@ impl Feed {
         let mut backoff: Option<Backoff> = None;
         let mut pause = self.interval();
         loop {
-            self.wait(pause).await;
+            self.wait(pause, backoff.is_some()).await;
             if let Some(hints) = &mut self.store.hints {
                 // What is heard from now on may be of a change that this reading does not see.
                 hints.mark_unchanged();
@@ -92,29 +97,30 @@ impl Feed {
             let reading = self.store.read().await;
             let took = clock::now().since(begun);
             let interval = self.interval();
-            if reading.is_ok() {
-                backoff = None;
-                // A little early, so that POPs that began together do not stay together.
-                pause = interval.mul_f64(1.0 - fastrand::f64() / 10.0);
-            } else {
-                pause = backoff.get_or_insert_with(|| Backoff::new(interval)).next();
-            }
+            let failed = reading.is_err();
             if self.readings.send(reading).await.is_err() {
                 return;
             }
+            if failed {
+                pause = backoff.get_or_insert_with(|| Backoff::new(interval)).next();
+                continue;
+            }
+            backoff = None;
             // Hints that never end must not keep the store busy: it rests as long as it worked.
             let rest = took.min(interval);
             tokio::time::sleep(rest).await;
-            pause = pause.saturating_sub(rest);
+            // A little early, so that POPs that began together do not stay together.
+            pause = interval.mul_f64(1.0 - fastrand::f64() / 10.0).saturating_sub(rest);
         }
     }
 
     fn interval(&self) -> Duration {
-        Store::interval(&self.config.borrow().settings)
+        Store::interval(&self.config.borrow())
     }
 
-    /// Until the next reading is due, or something asks for one.
-    async fn wait(&mut self, pause: Duration) {
+    /// Until the next reading is due, or something asks for one; while readings fail, only the store.
+    async fn wait(&mut self, pause: Duration, fails: bool) {
+        let interval = self.interval();
         let Self { store, config, look, .. } = self;
         let hint = async {
             let told = match &mut store.hints {
@@ -125,12 +131,12 @@ impl Feed {
                 std::future::pending::<()>().await;
             }
         };
+        let is_another = config.wait_for(|config| Store::interval(config) != interval);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = hint => {}
-            () = look.notified() => {}
-            // The interval may be another one now.
-            _ = config.changed() => {}
+            () = look.notified(), if !fails => {}
+            _ = is_another, if !fails => {}
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::reload;
 use crate::config::Config;
 use crate::infrastructure::ConfigWatcher;
 use crate::infrastructure::config_watcher::Changes;
@@ -10,6 +11,8 @@ use crate::infrastructure::config_watcher::Changes;
 pub(super) struct GeoWatch {
     path: PathBuf,
     changes: Changes,
+    /// Whether the file could not be read the last time.
+    pub has_failed: bool,
     _watcher: ConfigWatcher,
 }
 
@@ -20,11 +23,11 @@ impl GeoWatch {
         let path = config.settings.geoip_path.clone()?;
         let watcher = ConfigWatcher::new(config.settings.config_watch_interval_secs.get());
         let changes = watcher.subscribe();
-        if let Err(error) = watcher.watch_file(&path).await {
+        if let Err(error) = reload::in_time(watcher.watch_file(&path)).await {
             tracing::warn!("{error}; a change of it needs a restart");
             return None;
         }
-        Some(Self { path, changes, _watcher: watcher })
+        Some(Self { path, changes, has_failed: false, _watcher: watcher })
     }
 
     /// Whether it is the database that the configuration names.

@@ -82,7 +82,9 @@ impl Checks {
             let manner = self.rules.of(upstream);
             let checker = match before.remove(&upstream.number) {
                 Some(checker) if checker.manner == manner => checker,
-                earlier => self.checker(upstream, manner, phase, earlier.as_ref()),
+                // Those who change together must not stay together.
+                Some(earlier) => self.checker(upstream, manner, Phase::Spread, Some(&earlier)),
+                None => self.checker(upstream, manner, phase, None),
             };
             self.checkers.insert(upstream.number, checker);
         }

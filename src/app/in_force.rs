@@ -9,9 +9,8 @@ use super::health::Checks;
 use super::listeners::Listening;
 use super::registry::RegistryState;
 use super::rules::{self, Machine};
-use super::unix_now;
 use crate::application::proxy::{Shared, Snapshot};
-use crate::application::upstreams::{Roster, Tables};
+use crate::application::upstreams::{AppTable, Roster, Tables};
 use crate::clock;
 use crate::config::Config;
 use crate::domain::ports::{CountryLookup, Registry};
@@ -30,6 +29,8 @@ pub(super) struct InForce {
     pub state: Arc<RegistryState>,
     /// Up to when leases have been looked at, in seconds since the epoch.
     pub leases_at: i64,
+    /// Snapshots that somebody may still go by.
+    pub retired: Vec<Arc<Snapshot>>,
 }
 
 impl InForce {
@@ -38,26 +39,21 @@ impl InForce {
         Arc::clone(&self.config.borrow())
     }
 
-    /// Puts another registry in force.
-    pub fn take_registry(&mut self, registry: Registry) {
+    /// Puts another registry in force, with the leases that have not ended at `unix_now` (seconds since
+    /// the epoch).
+    pub fn take_registry(&mut self, registry: Registry, unix_now: i64) {
         self.registry = Arc::new(registry);
-        self.leases_at = unix_now();
+        self.leases_at = unix_now;
         self.make_tables(Snapshot::clone(&self.shared.snapshot.load()));
     }
 
-    /// Takes those out whose leases have ended, when there are any. Only for a registry that was read
-    /// just now: while it cannot be read no lease ends.
-    pub fn end_leases(&mut self) {
-        let now = unix_now();
-        if self.expiries().any(|at| self.leases_at < at && at <= now) {
-            self.leases_at = now;
-            self.make_tables(Snapshot::clone(&self.shared.snapshot.load()));
-        }
+    /// Whether a lease that the tables in force still count has ended at `unix_now`.
+    pub fn has_ended_leases(&self, unix_now: i64) -> bool {
+        self.expiries().any(|at| self.leases_at < at && at <= unix_now)
     }
 
-    /// When the next lease ends, in seconds since the epoch.
-    pub fn next_expiry(&self) -> Option<i64> {
-        let now = unix_now();
+    /// When the next lease ends after `now`, in seconds since the epoch.
+    pub fn next_expiry(&self, now: i64) -> Option<i64> {
         self.expiries().filter(|at| *at > now).min()
     }
 
@@ -75,7 +71,6 @@ impl InForce {
     ) {
         if let Some(registry) = registry {
             self.registry = Arc::new(registry);
-            self.leases_at = unix_now();
         }
         if let Some(database) = database {
             self.database = database;
@@ -102,9 +97,25 @@ impl InForce {
         let tables = self.roster.tables(&self.registry, &rules, self.leases_at);
         let listeners = self.listening.resolve(&tables);
         let seats = tables.clone();
-        self.shared.snapshot.store(Arc::new(Snapshot { listeners, tables, ..before }));
+        let before = self.shared.snapshot.swap(Arc::new(Snapshot { listeners, tables, ..before }));
+        self.retired.push(before);
+        self.bury();
         self.roster.seat(&seats, clock::now());
         self.tell(&seats);
+    }
+
+    /// Frees the tables of the past that nobody goes by any more. A worker that is the last to let go of
+    /// one would else have to, which takes milliseconds when it is a large one.
+    pub fn bury(&mut self) {
+        let is_used = |past: &Arc<Snapshot>| {
+            let is_used = |table: &Arc<AppTable>| {
+                let listeners = past.listeners.iter().flatten();
+                let own = 1 + listeners.filter(|own| Arc::ptr_eq(own, table)).count();
+                Arc::strong_count(table) > own
+            };
+            Arc::strong_count(past) > 1 || past.tables.values().any(is_used)
+        };
+        self.retired.retain(is_used);
     }
 
     /// Lets those know who follow the tables.

@@ -279,7 +279,7 @@ impl Metrics {
         );
         gauge(
             "edgeproxy_config_last_reload_successful",
-            "Whether the configuration in force is the one last read.",
+            "Whether the configuration last read could be put in force, but for what needs a restart.",
             &u8::from(self.reloads.last_succeeded()),
         );
         gauge(
@@ -294,6 +294,12 @@ impl Metrics {
                 &built,
             );
         }
+        page.family(
+            "edgeproxy_registry_changes_held_total",
+            Kind::Counter,
+            "Changes of the registry that were held back because they would have removed too much.",
+        )
+        .sample(&[], registry.times_held());
         page.family(
             "edgeproxy_config_reloads_total",
             Kind::Counter,

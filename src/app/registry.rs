@@ -15,6 +15,7 @@ pub(super) struct RegistryState {
     older_by: AtomicU64,
     failing: AtomicBool,
     held: AtomicBool,
+    times_held: AtomicU64,
     skipped: AtomicUsize,
     known: Mutex<Vec<Weak<Upstream>>>,
 }
@@ -25,22 +26,31 @@ impl RegistryState {
         self.read_at.store(now.nanos(), Ordering::Relaxed);
         self.older_by.store(0, Ordering::Relaxed);
         self.skipped.store(skipped, Ordering::Relaxed);
-        self.held.store(false, Ordering::Relaxed);
+        self.reads();
+    }
+
+    /// The registry could be read.
+    pub fn reads(&self) {
         self.failing.store(false, Ordering::Relaxed);
     }
 
-    /// The tables in force are what the registry said `age` ago, and it says nothing now.
+    /// The tables in force are what the registry said `age` ago.
     pub fn starts_stale(&self, age: Duration, now: Time) {
         let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
         self.read_at.store(now.nanos(), Ordering::Relaxed);
         self.older_by.store(age, Ordering::Relaxed);
-        self.fails();
     }
 
-    /// The registry was read, and what it says is not taken up for now.
-    pub fn holds(&self) {
-        self.held.store(true, Ordering::Relaxed);
-        self.failing.store(false, Ordering::Relaxed);
+    /// Whether what the registry says is not taken up for now; it counts how often that begins.
+    pub fn holds(&self, held: bool) {
+        if !self.held.swap(held, Ordering::Relaxed) && held {
+            self.times_held.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often a change was held.
+    pub fn times_held(&self) -> u64 {
+        self.times_held.load(Ordering::Relaxed)
     }
 
     /// The registry could not be read.

@@ -1,6 +1,7 @@
 //! Reads the configuration anew, as one transaction: everything that can fail is done before anything
 //! changes.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,11 +22,13 @@ const NAMED: usize = 50;
 
 /// Where a configuration comes from, and what is remembered of it.
 pub(super) struct Reload {
-    pub source: Arc<dyn Fn() -> Source + Send + Sync>,
+    source: Arc<dyn Fn() -> Source + Send + Sync>,
     pub set_log: Arc<dyn Fn(&LogFilter) + Send + Sync>,
     pub state: Arc<ReloadState>,
     /// Readings that have not ended: a file system hangs, or a pipe says nothing.
-    pub hanging: Vec<JoinHandle<Read>>,
+    hanging: Vec<JoinHandle<Read>>,
+    /// What was wrong the last time.
+    complaint: Vec<String>,
 }
 
 /// What reading a configuration comes to: every error, if there is one.
@@ -50,20 +53,33 @@ pub(super) struct ReloadState {
 }
 
 impl Reload {
+    pub fn new(
+        source: Arc<dyn Fn() -> Source + Send + Sync>,
+        set_log: Arc<dyn Fn(&LogFilter) + Send + Sync>,
+        state: Arc<ReloadState>,
+    ) -> Self {
+        Self { source, set_log, state, hanging: Vec::new(), complaint: Vec::new() }
+    }
+
     /// Whether reading everything anew would change anything, or fail.
     pub async fn has_news(&mut self, running: &Arc<Config>) -> bool {
         !self.read(running).await.is_ok_and(|prepared| prepared.changes.is_empty())
     }
 
-    /// Reads and checks everything. `None`, and every error in the log, when anything is wrong.
-    pub async fn prepare(&mut self, running: &Arc<Config>) -> Option<Prepared> {
+    /// Reads and checks everything. `None`, and every error in the log, when anything is wrong; when it
+    /// is tried `again` by itself, only what was not wrong before.
+    pub async fn prepare(&mut self, running: &Arc<Config>, again: bool) -> Option<Prepared> {
         let errors = match self.read(running).await {
             Ok(prepared) => {
+                self.complaint.clear();
                 self.state.succeeded();
                 return Some(prepared);
             }
             Err(errors) => errors,
         };
+        if again && errors == self.complaint {
+            return None;
+        }
         self.state.failed();
         for error in errors.iter().take(NAMED) {
             tracing::error!("configuration: {error}");
@@ -72,15 +88,17 @@ impl Reload {
             errors = errors.len(),
             "the configuration was not reloaded: the one in force stays"
         );
+        self.complaint = errors;
         None
     }
 
     /// Reads everything off this thread, if that has an end.
     async fn read(&mut self, running: &Arc<Config>) -> Read {
         let late = || {
-            let file = running.file.as_ref().map(|file| format!(" {}", file.display()));
+            let file = running.file.as_ref().map(|file| format!("{} ", file.display()));
             let file = file.unwrap_or_default();
-            Err(vec![format!("configuration file{file}: was not read within {LONGEST_READ:?}")])
+            let text = format!("{file}and the files that it names were not read within");
+            Err(vec![format!("{text} {LONGEST_READ:?}")])
         };
         self.hanging.retain(|reading| !reading.is_finished());
         if self.hanging.len() >= MOST_HANGING {
@@ -117,27 +135,43 @@ fn prepare(source: &Source, running: &Config) -> Read {
     Ok(Prepared { config, changes, database })
 }
 
-/// Says what a reload has changed, and what it has not.
-pub(super) fn log(changes: &[Change], why: &str) {
-    for change in changes.iter().take(NAMED) {
-        if change.reloadable && change.overridden_by.is_none() {
-            tracing::info!("configuration: {change}");
-        } else {
-            tracing::warn!("configuration: {change}");
-        }
-    }
-    let in_force = changes.iter().filter(|change| is_in_force(change)).count();
-    tracing::info!(
-        why,
-        changes = in_force,
-        not_in_force = changes.len() - in_force,
-        "configuration reloaded"
-    );
+/// Takes those out of `changes` that the process does not go by: they need a restart, or the environment
+/// overrides them.
+pub(super) fn not_in_force(changes: &mut Vec<Change>) -> Vec<Change> {
+    let (out, kept) = std::mem::take(changes).into_iter().partition(|change| !is_in_force(change));
+    *changes = kept;
+    out
 }
 
-/// Whether a change is one of what the process goes by.
-pub(super) const fn is_in_force(change: &Change) -> bool {
+/// Takes those of the registry out of `changes`.
+pub(super) fn of_registry(changes: &mut Vec<Change>) -> Vec<Change> {
+    let (out, kept) = std::mem::take(changes).into_iter().partition(Change::is_of_registry);
+    *changes = kept;
+    out
+}
+
+/// Says what a reload has changed, and what it has not.
+pub(super) fn log(in_force: &[Change], waiting: &[Change], why: &str) {
+    for change in in_force.iter().take(NAMED) {
+        tracing::info!("configuration: {change}");
+    }
+    for change in waiting.iter().take(NAMED) {
+        let held = if is_in_force(change) { " (held)" } else { "" };
+        tracing::warn!("configuration: {change}{held}");
+    }
+    let (changes, not_in_force) = (in_force.len(), waiting.len());
+    tracing::info!(why, changes, not_in_force, "configuration reloaded");
+}
+
+const fn is_in_force(change: &Change) -> bool {
     change.reloadable && change.overridden_by.is_none()
+}
+
+/// What a look at files comes to, if that has an end.
+pub(super) async fn in_time<T>(look: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(LONGEST_READ, look).await.unwrap_or_else(|_| {
+        Err(io::Error::other(format!("files cannot be looked at within {LONGEST_READ:?}")))
+    })
 }
 
 impl ReloadState {

@@ -1,6 +1,5 @@
 //! Keeps the last good table in its file.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +16,10 @@ const BETWEEN_CONFIRMATIONS: Duration = Duration::from_secs(30);
 
 /// Writes each table that comes, the latest of several, and confirms the file when one comes again.
 /// Each reading of the store that agrees with the table in force is one that comes.
-pub(super) async fn keep(file: SnapshotFile, mut tables: watch::Receiver<Option<Arc<Registry>>>) {
+pub(super) async fn keep(
+    mut file: SnapshotFile,
+    mut tables: watch::Receiver<Option<Arc<Registry>>>,
+) {
     let mut kept: Option<Arc<Registry>> = None;
     let mut confirmed = clock::now();
     let mut complaint: Option<String> = None;
@@ -27,16 +29,23 @@ pub(super) async fn keep(file: SnapshotFile, mut tables: watch::Receiver<Option<
         if is_kept && clock::now().since(confirmed) < BETWEEN_CONFIRMATIONS {
             continue;
         }
-        let (about, registry) = (file.clone(), Arc::clone(&table));
-        let work = move || if is_kept { about.confirm() } else { about.write(&registry) };
-        let done = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten();
+        let registry = Arc::clone(&table);
+        let work = move || {
+            // A file that cannot be confirmed is gone, or another process's.
+            let confirmed = is_kept && file.confirm().is_ok();
+            let done = if confirmed { Ok(()) } else { file.write(&registry) };
+            (file, done)
+        };
+        let Ok((again, done)) = tokio::task::spawn_blocking(work).await else { return };
+        file = again;
         match done {
             Ok(()) => {
+                if complaint.take().is_some() {
+                    tracing::info!("the registry's snapshot is written again");
+                }
                 kept = Some(table);
-                complaint = None;
             }
             Err(error) => {
-                // What is there may be gone.
                 kept = None;
                 let text = error.to_string();
                 if complaint.as_ref() != Some(&text) {

@@ -6,18 +6,25 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::adapters::outbound::snapshot_file::SnapshotFile;
+use super::summary::in_words;
+use super::{unix_now, whole_secs};
+use crate::adapters::outbound::snapshot_file::{Kept, SnapshotFile};
 use crate::adapters::outbound::sqlite::{Access, SqliteBackendRepository};
 use crate::adapters::outbound::{
     PostgresBackendRepository, PostgresConfig, StaticBackendRepository,
 };
 use crate::clock;
 use crate::config::{Config, Settings};
+use crate::domain::mass_change::{Guard, Verdict};
 use crate::domain::ports::{BackendRepository, Registry, RepositoryError};
 use crate::infrastructure::backoff::Backoff;
 
 /// Longest pause between two tries of a store that is waited for at start.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How far apart two readings of a registry in the configuration file are. Reloads change it, so that
+/// this only says when one that is held is confirmed.
+const FILE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A registry that is read again and again.
 pub(super) struct Store {
@@ -35,8 +42,13 @@ pub(super) struct Store {
 /// The table that a process starts with.
 pub(super) struct First {
     pub registry: Registry,
-    /// For one that was kept: how long ago the store said so, and why it says nothing now.
-    pub stale: Option<(Duration, RepositoryError)>,
+    /// For one that was kept: how long ago the store said so.
+    pub age: Option<Duration>,
+    /// Why the store says nothing now, when it does not.
+    pub error: Option<RepositoryError>,
+    /// What the store says, when that would take away too much of what was kept.
+    pub held: Option<Registry>,
+    pub guard: Guard,
 }
 
 impl Store {
@@ -80,19 +92,22 @@ impl Store {
         self.repository.load_if_changed().await
     }
 
-    /// The table to start with: what the store says, or what it said last. Without either it waits as
-    /// long as it is told to.
-    pub async fn first(&mut self, settings: &Settings) -> Result<First, RepositoryError> {
+    /// The table to start with: what the store says, or what it said last when it says nothing, or too
+    /// much would go at once. Without either it waits as long as it is told to.
+    pub async fn first(&mut self, config: &Config) -> Result<First, RepositoryError> {
+        let settings = &config.settings;
         let give_up = clock::now() + settings.postgres_wait_secs.get();
         let mut backoff = Backoff::new(LONGEST_PAUSE);
         let mut complaint = None;
+        let mut kept = self.kept();
         loop {
             let error = match self.read_in_time(settings).await {
-                Ok(registry) => return Ok(First { registry, stale: None }),
+                Ok(read) => return Ok(First::of(read, kept, Self::interval(config))),
                 Err(error) => error,
             };
-            if let Some(kept) = self.kept() {
-                return Ok(First { registry: kept.0, stale: Some((kept.1, error)) });
+            if let Some(Kept { registry, age }) = kept.take() {
+                let (held, guard) = (None, Guard::default());
+                return Ok(First { registry, age: Some(age), error: Some(error), held, guard });
             }
             let now = clock::now();
             if now >= give_up {
@@ -122,10 +137,10 @@ impl Store {
     }
 
     /// What the file of the last good table holds, and its age.
-    fn kept(&self) -> Option<(Registry, Duration)> {
+    fn kept(&self) -> Option<Kept> {
         let file = self.snapshot.as_ref()?;
         match file.read() {
-            Ok(kept) => kept.map(|kept| (kept.registry, kept.age)),
+            Ok(kept) => kept,
             Err(reason) => {
                 tracing::warn!("the snapshot {} is not used: {reason}", file.path().display());
                 None
@@ -134,12 +149,37 @@ impl Store {
     }
 
     /// How often the store is read without being told of a change.
-    pub fn interval(settings: &Settings) -> Duration {
-        if settings.postgres_enabled {
+    pub fn interval(config: &Config) -> Duration {
+        let settings = &config.settings;
+        if config.backends.is_some() {
+            FILE_INTERVAL
+        } else if settings.postgres_enabled {
             settings.postgres_reload_secs.get()
         } else {
             settings.db_reload_secs.get()
         }
+    }
+}
+
+impl First {
+    /// What was `read`, unless it would take away too much of what was kept.
+    fn of(read: Registry, kept: Option<Kept>, apart: Duration) -> Self {
+        let mut guard = Guard::default();
+        if let Some(Kept { registry, age }) = kept {
+            let now = unix_now();
+            let before = (&registry, now - whole_secs(age));
+            let verdict = guard.judge(before, (&read, now), (clock::now(), apart));
+            if let Verdict::Hold { leaving, of, .. } = verdict {
+                tracing::warn!(
+                    "the registry lacks {} of {of} eligible backends that it had {} ago; serving \
+                     from the snapshot until it says so for {apart:?}",
+                    leaving.len(),
+                    in_words(age)
+                );
+                return Self { registry, age: Some(age), error: None, held: Some(read), guard };
+            }
+        }
+        Self { registry: read, age: None, error: None, held: None, guard }
     }
 }
 

@@ -5,18 +5,24 @@ use std::time::Duration;
 
 use super::Addrs;
 use crate::config::Config;
+use crate::domain::backend::SkippedRow;
 use crate::domain::ports::{CountryLookup, Registry, RepositoryError};
 
 /// Rows named one by one; past these, only their number.
 const NAMED: usize = 50;
 
-/// Names the rows that were left out.
-pub(super) fn skipped(registry: &Registry) {
-    for row in registry.skipped.iter().take(NAMED) {
-        tracing::warn!("skipped {row}");
+/// Names rows that were left out.
+pub(super) fn skipped<'a>(rows: impl Iterator<Item = &'a SkippedRow>) {
+    let mut unnamed = 0;
+    for (number, row) in rows.enumerate() {
+        if number < NAMED {
+            tracing::warn!("skipped {row}");
+        } else {
+            unnamed += 1;
+        }
     }
-    if registry.skipped.len() > NAMED {
-        tracing::warn!("skipped {} more rows", registry.skipped.len() - NAMED);
+    if unnamed > 0 {
+        tracing::warn!("skipped {unnamed} more rows");
     }
 }
 
@@ -28,7 +34,7 @@ pub(super) struct Started<'a> {
     /// As its user would name it.
     pub store: &'a str,
     /// How old the registry is, and why, when it could not be read.
-    pub stale: Option<&'a (Duration, RepositoryError)>,
+    pub stale: Option<(Duration, &'a RepositoryError)>,
     pub geo: &'a dyn CountryLookup,
     pub max_connections: usize,
     pub workers: usize,
@@ -39,7 +45,7 @@ impl Started<'_> {
     pub fn log(&self) {
         let Self { config, addrs, registry, store, stale, geo, max_connections, workers } = *self;
         if let Some((age, error)) = stale {
-            tracing::warn!("{error}; serving from the snapshot, which is {} old", in_words(*age));
+            tracing::warn!("{error}; serving from the snapshot, which is {} old", in_words(age));
         }
         for warning in config.warnings.iter().chain(&config.notices) {
             tracing::warn!("{warning}");

@@ -22,6 +22,8 @@ use crate::infrastructure::proxy_protocol::Version;
 use crate::infrastructure::reactor::{Event, Reactor};
 use crate::infrastructure::slab::Key;
 
+/// How long a dial for which there is no descriptor is put off.
+const SHORTAGE: Duration = Duration::from_millis(20);
 /// How long a dial may be unanswered before the next candidate is dialled beside it.
 pub const HEDGE_AFTER: Duration = Duration::from_millis(500);
 /// Most tries for one connection; tokens leave room for no more.
@@ -120,6 +122,10 @@ pub struct Dial {
     tries: usize,
     /// Whether the client is bound to the backend that answers.
     binds: bool,
+    /// When it is tried again for which there was no descriptor.
+    short: Option<Time>,
+    /// Since when there is none.
+    short_since: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -163,7 +169,9 @@ impl Dial {
     /// A dial that has not begun.
     #[must_use]
     pub fn new(table: Arc<AppTable>, origin: Origin, rules: Rules) -> Self {
-        Self { table, origin, rules, attempts: [const { None }; MAX_TRIES], tries: 0, binds: true }
+        let attempts = [const { None }; MAX_TRIES];
+        let (short, short_since) = (None, None);
+        Self { table, origin, rules, attempts, tries: 0, binds: true, short, short_since }
     }
 
     /// Attempts begun so far.
@@ -297,7 +305,8 @@ impl Dial {
             }
             late = true;
         }
-        if late { self.go_on(Ok(()), now, tools) } else { self.waits() }
+        let again = self.short.take_if(|at| *at <= now).is_some();
+        if late || again { self.go_on(Ok(()), now, tools) } else { self.waits() }
     }
 
     /// Dials further candidates until one dial is under way or none is left.
@@ -307,13 +316,15 @@ impl Dial {
         now: Time,
         tools: &mut Tools<'_, D>,
     ) -> Progress {
-        while let Some(routed) = self.candidate(now, tools.draw) {
+        while self.short.is_none()
+            && let Some(routed) = self.candidate(now, tools.draw)
+        {
             last = self.attempt(routed, now, tools);
             if last.is_ok() {
                 return self.waits();
             }
         }
-        if self.attempts().any(|attempt| attempt.flight.is_some()) {
+        if self.short.is_some() || self.attempts().any(|attempt| attempt.flight.is_some()) {
             return self.waits();
         }
         Progress::Failed(last.err().unwrap_or(Reason::ConnectFailed))
@@ -345,7 +356,9 @@ impl Dial {
         route::next(&self.table, self.origin, avoid, None, now, draw)
     }
 
-    /// Begins an attempt, which counts as a try whether or not the system lets it begin.
+    /// Begins an attempt, which counts as a try whether or not the system lets it begin. Only when it
+    /// has no descriptor the client waits for one: somebody else of this process may have taken the
+    /// last in this moment.
     fn attempt<D>(
         &mut self,
         routed: Routed,
@@ -356,8 +369,7 @@ impl Dial {
         let member = routed.member;
         let part = self.tries + 1;
         let dialled = begin_connect(&upstream).or_else(|error| {
-            let out_of_descriptors = matches!(error, Errno::MFILE | Errno::NFILE);
-            if out_of_descriptors && tools.spare.0.take().is_some() {
+            if is_shortage(error) && tools.spare.0.take().is_some() {
                 return begin_connect(&upstream);
             }
             Err(error)
@@ -373,6 +385,7 @@ impl Dial {
                 attempt.flight = Some((socket, routed));
                 Ok(())
             }
+            Err(error) if is_shortage(error) && self.may_wait(now) => return Err(Reason::Internal),
             Err(error) => {
                 attempt.failed = true;
                 if is_local(error) {
@@ -390,6 +403,14 @@ impl Dial {
         outcome
     }
 
+    /// Puts the dial off for a moment, unless it has been for as long as a dial may take.
+    fn may_wait(&mut self, now: Time) -> bool {
+        let since = self.short_since.get_or_insert(now);
+        let may_wait = now.since(*since) < self.rules.timeout;
+        self.short = may_wait.then(|| now + SHORTAGE);
+        may_wait
+    }
+
     fn attempts(&self) -> impl Iterator<Item = &Attempt> {
         self.attempts.iter().flatten()
     }
@@ -402,6 +423,7 @@ impl Dial {
                 let early = !attempt.hedged && HEDGE_AFTER < self.rules.timeout;
                 attempt.began + if early { HEDGE_AFTER } else { self.rules.timeout }
             })
+            .chain(self.short)
             .min();
         Progress::Waits(next.unwrap_or_default())
     }
@@ -432,6 +454,11 @@ pub const fn failure(error: Option<Errno>) -> DialFailure {
         }
         _ => DialFailure::Other,
     }
+}
+
+/// Whether there are no descriptors.
+const fn is_shortage(error: Errno) -> bool {
+    matches!(error, Errno::MFILE | Errno::NFILE)
 }
 
 /// Whether an error says something about this process and nothing about the backend.

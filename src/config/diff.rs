@@ -43,6 +43,14 @@ pub enum Subject {
     Part(String),
 }
 
+impl Change {
+    /// Whether it is of a backend in the file.
+    #[must_use]
+    pub fn is_of_registry(&self) -> bool {
+        matches!(&self.what, Subject::Part(name) if name.starts_with("backend."))
+    }
+}
+
 impl fmt::Display for Subject {
     /// The name in the file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,9 +5,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::BackendId;
 use super::ports::Registry;
 use super::time::Time;
+use super::{App, BackendId};
 
 /// Tables with fewer eligible backends than this change at once: half of a few is no mass.
 const SMALLEST: usize = 10;
@@ -22,8 +22,11 @@ pub struct Guard {
 #[derive(Debug)]
 struct Held {
     since: Time,
-    leaving: BTreeSet<BackendId>,
+    leaving: BTreeSet<Member>,
 }
+
+/// A backend of an app.
+type Member = (BackendId, App);
 
 /// What is to be done with a reading.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,40 +45,43 @@ pub enum Verdict {
 }
 
 impl Guard {
-    /// Judges a reading made at `now`, in the place of the registry in force. Eligible is who may serve
-    /// at `unix_now` (seconds since the epoch), whatever is observed of it.
+    /// Judges a reading made at `now`, in the place of the registry in force. With each comes the time,
+    /// in seconds since the epoch, at which its leases are looked at: who may serve then is eligible,
+    /// whatever is observed of it.
     ///
     /// Of a table of 10 or more eligible backends, a change that takes away more than half is held
     /// until two readings at least `apart` from each other agree on more than half.
     pub fn judge(
         &mut self,
-        in_force: &Registry,
-        read: &Registry,
-        unix_now: i64,
+        in_force: (&Registry, i64),
+        read: (&Registry, i64),
         (now, apart): (Time, Duration),
     ) -> Verdict {
-        let before = eligible(in_force, unix_now);
+        let before = eligible(in_force);
         let of = before.len();
         let is_mass = |leaving: usize| of >= SMALLEST && leaving * 2 > of;
-        let leaving: BTreeSet<BackendId> =
-            before.difference(&eligible(read, unix_now)).cloned().collect();
+        let leaving: BTreeSet<Member> = before.difference(&eligible(read)).cloned().collect();
         if !is_mass(leaving.len()) {
             self.held = None;
             return Verdict::Take;
         }
-        let agreed =
-            self.held.as_ref().filter(|held| is_mass(held.leaving.intersection(&leaving).count()));
-        match agreed {
-            Some(held) if now.since(held.since) >= apart => {
-                self.held = None;
-                Verdict::Take
-            }
-            Some(_) => Verdict::Hold { leaving: leaving.into_iter().collect(), of, is_news: false },
-            None => {
-                self.held = Some(Held { since: now, leaving: leaving.clone() });
-                Verdict::Hold { leaving: leaving.into_iter().collect(), of, is_news: true }
-            }
+        let agrees = |held: &&Held| is_mass(held.leaving.intersection(&leaving).count());
+        let since = self.held.as_ref().filter(agrees).map(|held| held.since);
+        if since.is_some_and(|since| now.since(since) >= apart) {
+            self.held = None;
+            return Verdict::Take;
         }
+        let ids = leaving.iter().map(|(id, _)| id.clone()).collect();
+        if since.is_none() {
+            self.held = Some(Held { since: now, leaving });
+        }
+        Verdict::Hold { leaving: ids, of, is_news: since.is_none() }
+    }
+
+    /// When a reading that agrees is taken, if a change is held.
+    #[must_use]
+    pub fn due(&self, apart: Duration) -> Option<Time> {
+        self.held.as_ref().map(|held| held.since + apart)
     }
 
     /// Whether a change is held.
@@ -85,16 +91,16 @@ impl Guard {
     }
 }
 
-fn eligible(registry: &Registry, unix_now: i64) -> BTreeSet<BackendId> {
+fn eligible((registry, unix_now): (&Registry, i64)) -> BTreeSet<Member> {
     let eligible = registry.backends.iter().filter(|b| b.eligible(unix_now).is_ok());
-    eligible.map(|backend| backend.id.clone()).collect()
+    eligible.map(|backend| (backend.id.clone(), backend.app.clone())).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Backend;
     use crate::domain::backend::{Number, RawRow};
+    use crate::domain::{AdminState, Backend, Lease};
 
     const APART: Duration = Duration::from_secs(5);
 
@@ -118,7 +124,7 @@ mod tests {
         let mut guard = Guard::default();
         let judge = |(at, read): &(u64, Registry)| {
             let now = Time::ZERO + Duration::from_secs(*at);
-            let verdict = guard.judge(in_force, read, 0, (now, APART));
+            let verdict = guard.judge((in_force, 0), (read, 0), (now, APART));
             assert_eq!(guard.holds(), verdict != Verdict::Take);
             match verdict {
                 Verdict::Take => "take",
@@ -157,6 +163,26 @@ mod tests {
         assert_eq!(verdicts(&full, &growing), ["hold", "take"]);
         let others = [(0, registry(1..=8)), (5, registry(13..=20)), (10, registry(13..=20))];
         assert_eq!(verdicts(&full, &others), ["hold", "hold", "take"]);
+    }
+
+    #[test]
+    fn leases_that_end_together_are_a_mass_change_as_well() {
+        let mut leased = registry(1..=10);
+        let lease = Lease { generation: 1, expires_at: Some(100), admin_state: AdminState::Ready };
+        leased.backends.iter_mut().for_each(|backend| backend.lease = Some(lease.clone()));
+        let mut guard = Guard::default();
+        let at = |secs| (Time::ZERO + Duration::from_secs(secs), APART);
+        let verdict = guard.judge((&leased, 99), (&leased, 100), at(0));
+        assert!(matches!(verdict, Verdict::Hold { of: 10, is_news: true, .. }), "{verdict:?}");
+        assert_eq!(guard.due(APART), Some(at(5).0));
+        assert_eq!(guard.judge((&leased, 99), (&leased, 105), at(5)), Verdict::Take);
+    }
+
+    #[test]
+    fn a_backend_of_another_app_has_left_its_own() {
+        let mut moved = registry(1..=10);
+        moved.backends.iter_mut().for_each(|backend| backend.app = "typo".parse().unwrap());
+        assert_eq!(verdicts(&registry(1..=10), &[(0, moved)]), ["hold"]);
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::postgres::Postgres;
-use crate::support::{Backend, Edge, Lines, PATIENCE, Row, Site, eventually};
+use crate::support::{Backend, Edge, Lines, Metrics, PATIENCE, Row, Site, eventually};
 
 fn site(server: &Postgres) -> Site {
     Site::new()
@@ -21,7 +22,14 @@ fn site(server: &Postgres) -> Site {
         .env("EDGEPROXY_SLOW_START_SECS", "0")
 }
 
-const FILE: &str = "registry-snapshot.json";
+/// Where a site keeps its snapshot, once there is one.
+fn file(site: &Site) -> Option<PathBuf> {
+    let is_it = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("registry-snapshot-") && name.ends_with(".json")
+    };
+    std::fs::read_dir(site.path("")).ok()?.flatten().map(|entry| entry.path()).find(is_it)
+}
 
 fn served_by(edge: &Edge) -> Option<String> {
     edge.visit().ok().map(|visit| visit.served_by)
@@ -34,7 +42,7 @@ fn having_served(row: &Row) -> (Site, Postgres) {
     server.sql(&row.insert());
     eventually("the row is served", || served_by(&edge));
     let has_row = || {
-        let text = std::fs::read_to_string(edge.site.path(FILE)).ok()?;
+        let text = std::fs::read_to_string(file(&edge.site)?).ok()?;
         text.contains(&format!("\"{}\"", row.id)).then_some(())
     };
     eventually("it is kept", has_row);
@@ -59,7 +67,7 @@ fn a_pop_starts_from_it_while_its_database_is_down_and_takes_up_what_has_changed
     let (site, mut server) = having_served(&Row::new("one", one.addr()));
     server.kill();
     let hour = Duration::from_secs(3_600);
-    let kept = File::options().write(true).open(site.path(FILE)).unwrap();
+    let kept = File::options().write(true).open(file(&site).unwrap()).unwrap();
     kept.set_modified(SystemTime::now() - hour).unwrap();
     let edge = site.start();
     let said = edge.wait_for_log("serving from the snapshot");
@@ -104,14 +112,17 @@ fn one_that_is_damaged_or_of_another_database_is_not_served_from() {
     let site = site.env("EDGEPROXY_POSTGRES_URL", &other);
     let failed = site.run(&[]);
     assert_eq!(failed.code, Some(69), "{failed:?}");
-    assert!(failed.err.contains("it is of another registry: PostgreSQL edge@"), "{failed:?}");
 
     let site = site.env("EDGEPROXY_POSTGRES_URL", &server.url());
-    let text = std::fs::read_to_string(site.path(FILE)).unwrap();
-    std::fs::write(site.path(FILE), &text[..text.len() / 2]).unwrap();
+    let path = file(&site).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, &text[..text.len() / 2]).unwrap();
     let failed = site.run(&[]);
     assert_eq!(failed.code, Some(69), "{failed:?}");
-    assert!(failed.err.contains(FILE) && failed.err.contains("damaged"), "{failed:?}");
+    assert!(
+        failed.err.contains("registry-snapshot-") && failed.err.contains("damaged"),
+        "{failed:?}"
+    );
     assert!(!failed.err.contains("s3cret"), "{failed:?}");
 }
 
@@ -149,7 +160,7 @@ fn a_state_folder_that_cannot_be_written_is_warned_of_and_serving_goes_on() {
     let edge = site(&server).env("EDGEPROXY_STATE_DIR", "/proc/nowhere").start();
     server.sql(&Row::new("a", backend.addr()).insert());
     eventually("the row is served", || served_by(&edge));
-    let said = edge.wait_for_log("/proc/nowhere/registry-snapshot.json");
+    let said = edge.wait_for_log("/proc/nowhere/registry-snapshot-");
     assert!(said.contains("WARN") && said.contains("cannot be written"), "{said}");
 }
 
@@ -157,7 +168,7 @@ fn a_state_folder_that_cannot_be_written_is_warned_of_and_serving_goes_on() {
 fn no_lease_ends_while_the_database_cannot_be_read_nor_when_the_pop_starts_again() {
     let backend = Backend::named("a");
     let mut server = Postgres::start();
-    let edge = site(&server).start();
+    let edge = site(&server).env("EDGEPROXY_HEARTBEAT_TTL_SECS", "1").start();
     server.sql(&format!(
         "{}; INSERT INTO edgeproxy_backend_state (id, generation, lease_expires_at) \
          VALUES ('a', 1, extract(epoch FROM now())::bigint + 4)",
@@ -165,7 +176,7 @@ fn no_lease_ends_while_the_database_cannot_be_read_nor_when_the_pop_starts_again
     ));
     eventually("the row is served", || served_by(&edge));
     let has_row =
-        || std::fs::read_to_string(edge.site.path(FILE)).ok()?.contains("\"a\"").then_some(());
+        || std::fs::read_to_string(file(&edge.site)?).ok()?.contains("\"a\"").then_some(());
     eventually("it is kept", has_row);
     server.kill();
     edge.metrics_when("it is noticed", |metrics| metrics.value("edgeproxy_registry_up", &[]) == 0);
@@ -181,4 +192,51 @@ fn no_lease_ends_while_the_database_cannot_be_read_nor_when_the_pop_starts_again
     assert_eq!(served_by(&edge).as_deref(), Some("a"), "the POP starts with it");
     server.restart();
     eventually("it ends once the database says so", || served_by(&edge).is_none().then_some(()));
+}
+
+#[test]
+fn leases_get_the_time_to_be_renewed_when_the_database_is_back() {
+    let backends: Vec<Backend> = (0..10).map(|n| Backend::named(&format!("b{n}"))).collect();
+    let mut server = Postgres::start();
+    let edge = site(&server).env("EDGEPROXY_HEARTBEAT_TTL_SECS", "600").start();
+    for (n, backend) in backends.iter().enumerate() {
+        let id = format!("b{n}");
+        server.sql(&format!(
+            "{}; INSERT INTO edgeproxy_backend_state (id, generation, lease_expires_at) \
+             VALUES ('{id}', 1, extract(epoch FROM now())::bigint + 8)",
+            Row::new(&id, backend.addr()).insert()
+        ));
+    }
+    let eligible = |metrics: &Metrics| metrics.sum("edgeproxy_backend_eligible", &[]);
+    edge.metrics_when("all are there", |metrics| eligible(metrics) == 10);
+    server.kill();
+    edge.metrics_when("it is noticed", |metrics| metrics.value("edgeproxy_registry_up", &[]) == 0);
+    let ended = SystemTime::now() + Duration::from_secs(9);
+    eventually("the leases would have ended", || (SystemTime::now() > ended).then_some(()));
+    server.restart();
+    edge.metrics_when("it is back", |metrics| metrics.value("edgeproxy_registry_up", &[]) == 1);
+    assert_eq!(eligible(&edge.metrics()), 10);
+}
+
+#[test]
+fn a_pop_that_starts_on_an_emptied_registry_serves_from_it_until_that_is_confirmed() {
+    let backends: Vec<Backend> = (0..10).map(|n| Backend::named(&format!("b{n}"))).collect();
+    let server = Postgres::start();
+    let rows: String = backends
+        .iter()
+        .enumerate()
+        .map(|(n, backend)| Row::new(&format!("b{n}"), backend.addr()).insert() + ";")
+        .collect();
+    let edge = site(&server).start();
+    server.sql(&rows);
+    let has_rows = || std::fs::read_to_string(file(&edge.site)?).ok()?.contains("b9").then_some(());
+    eventually("they are kept", has_rows);
+    let site = edge.killed().env("EDGEPROXY_POSTGRES_RELOAD_SECS", "3");
+    server.sql("DELETE FROM backends");
+    let edge = site.start();
+    edge.wait_for_log("the registry lacks 10 of 10 eligible backends");
+    assert!(served_by(&edge).is_some());
+    assert_eq!(edge.metrics().value("edgeproxy_registry_change_held", &[]), 1);
+    edge.wait_for_log("the change of the registry that was held is confirmed");
+    eventually("nobody is left", || served_by(&edge).is_none().then_some(()));
 }

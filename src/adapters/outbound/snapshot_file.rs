@@ -2,11 +2,12 @@
 //! answer.
 //!
 //! It is replaced whole: written beside its place, synchronised, and renamed over. When the file was
-//! last written or [confirmed](SnapshotFile::confirm) says how old what is in it is.
+//! last written or [confirmed](SnapshotFile::confirm) says how old what is in it is. Each store has a file
+//! of its own, so that several processes can share a folder; those of one store replace each other's.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, BufReader, BufWriter, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -18,10 +19,14 @@ use crate::domain::backend::{Number, RawRow};
 use crate::domain::ports::Registry;
 use crate::domain::{AdminState, Backend, Lease};
 
-/// Name of the file in the state folder.
-const NAME: &str = "registry-snapshot.json";
+/// How the file's name begins; a number of its store and `.json` follow.
+const NAME: &str = "registry-snapshot-";
+/// How the name of one that is being written ends.
+const PART: &str = ".part";
 /// What this version writes, and the only one that it reads.
 const VERSION: u32 = 1;
+/// A file that is being written for so long is not any more.
+const ABANDONED: Duration = Duration::from_secs(60);
 /// Longest file that is read, in bytes: some millions of rows.
 const MAX_FILE: u64 = 1 << 30;
 
@@ -30,6 +35,8 @@ const MAX_FILE: u64 = 1 << 30;
 pub struct SnapshotFile {
     path: PathBuf,
     store: String,
+    /// The file that was written last, by device and inode.
+    written: Option<(u64, u64)>,
 }
 
 /// What was kept.
@@ -78,7 +85,8 @@ impl SnapshotFile {
     /// The file in `folder` for the table of `store`. Nothing is read or written yet.
     #[must_use]
     pub fn new(folder: &Path, store: String) -> Self {
-        Self { path: folder.join(NAME), store }
+        let path = folder.join(format!("{NAME}{:016x}.json", number(&store)));
+        Self { path, store, written: None }
     }
 
     /// The file.
@@ -122,41 +130,76 @@ impl SnapshotFile {
     ///
     /// # Errors
     /// When it cannot be written; what was kept is kept still.
-    pub fn write(&self, registry: &Registry) -> io::Result<()> {
+    pub fn write(&mut self, registry: &Registry) -> io::Result<()> {
         let content = Content {
             version: VERSION,
             store: self.store.clone(),
             backends: registry.backends.iter().map(Row::of).collect(),
         };
-        // Of this process alone: another one with the same folder writes beside it.
-        let part = self.path.with_extension(format!("{}.part", std::process::id()));
-        let written = write_whole(&part, &content).and_then(|()| fs::rename(&part, &self.path));
+        self.sweep();
+        // Nobody else's: another process with the same folder writes beside it.
+        let part = self.path.with_extension(format!("{:016x}{PART}", fastrand::u64(..)));
+        let written = write_whole(&part, &content)
+            .and_then(|file| fs::rename(&part, &self.path).map(|()| file));
         if written.is_err() {
             let _ = fs::remove_file(&part);
         }
-        written?;
+        self.written = Some(identity(&written?)?);
         // The rename itself outlives a loss of power too.
         self.path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     }
 
-    /// Notes that the store still says what is kept. Blocks.
+    /// Notes that the store still says what was written last. Blocks.
     ///
     /// # Errors
-    /// When there is no file, or its times cannot be set.
+    /// When that file is not there any more, or another in its place, or its times cannot be set.
     pub fn confirm(&self) -> io::Result<()> {
+        let file = File::options().write(true).open(&self.path)?;
+        if self.written != Some(identity(&file)?) {
+            return Err(io::Error::other("another process has replaced it"));
+        }
         let time = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
         let times =
             Timestamps { last_access: time(UTIME_OMIT), last_modification: time(UTIME_NOW) };
-        Ok(rustix::fs::futimens(File::options().write(true).open(&self.path)?, &times)?)
+        Ok(rustix::fs::futimens(file, &times)?)
+    }
+
+    /// Removes what writers that were killed have left, once it is a minute old.
+    fn sweep(&self) {
+        let Some(folder) = self.path.parent().and_then(|folder| fs::read_dir(folder).ok()) else {
+            return;
+        };
+        for entry in folder.flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            let since = modified.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            let is_old = since.is_some_and(|since| clock::wall().saturating_sub(since) > ABANDONED);
+            if name.starts_with(NAME) && name.ends_with(PART) && is_old {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 }
 
-fn write_whole(path: &Path, content: &Content) -> io::Result<()> {
-    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+/// The same number for the same name, whatever the machine and the version (FNV-1a, 64 bits).
+fn number(name: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+fn identity(file: &File) -> io::Result<(u64, u64)> {
+    let metadata = file.metadata()?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+fn write_whole(path: &Path, content: &Content) -> io::Result<File> {
+    let file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
     let mut out = BufWriter::new(file);
     serde_json::to_writer(&mut out, content)?;
-    out.flush()?;
-    out.get_ref().sync_all()
+    let file = out.into_inner()?;
+    file.sync_all()?;
+    Ok(file)
 }
 
 impl Row {
@@ -245,7 +288,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_nothing_else_is_left_in_the_folder() {
         let folder = tempfile::tempdir().unwrap();
-        let file = SnapshotFile::new(folder.path(), "PostgreSQL x".into());
+        let mut file = SnapshotFile::new(folder.path(), "PostgreSQL x".into());
         assert!(file.read().unwrap().is_none());
         file.write(&Registry::default()).unwrap();
         file.write(&registry()).unwrap();
@@ -256,7 +299,7 @@ mod tests {
     #[test]
     fn it_is_as_old_as_when_it_was_last_confirmed() {
         let folder = tempfile::tempdir().unwrap();
-        let file = SnapshotFile::new(folder.path(), "PostgreSQL x".into());
+        let mut file = SnapshotFile::new(folder.path(), "PostgreSQL x".into());
         assert!(file.confirm().is_err());
         file.write(&registry()).unwrap();
         let day = Duration::from_secs(86_400);
@@ -268,11 +311,29 @@ mod tests {
     }
 
     #[test]
+    fn only_what_was_written_last_is_confirmed_and_what_others_left_is_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = SnapshotFile::new(folder.path(), "PostgreSQL x".into());
+        let mut other = SnapshotFile::new(folder.path(), "PostgreSQL x".into());
+        file.write(&registry()).unwrap();
+        other.write(&Registry::default()).unwrap();
+        assert!(file.confirm().unwrap_err().to_string().contains("replaced"));
+        other.confirm().unwrap();
+        let left = file.path().with_extension("1.part");
+        File::create(&left).unwrap().set_modified(UNIX_EPOCH).unwrap();
+        file.write(&registry()).unwrap();
+        assert!(!left.exists());
+        file.confirm().unwrap();
+    }
+
+    #[test]
     fn one_of_another_store_or_damaged_is_refused_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
-        let file = SnapshotFile::new(folder.path(), "PostgreSQL x".into());
+        let mut file = SnapshotFile::new(folder.path(), "PostgreSQL x".into());
         file.write(&registry()).unwrap();
         let other = SnapshotFile::new(folder.path(), "PostgreSQL y".into());
+        assert!(other.read().unwrap().is_none(), "each has its own");
+        fs::copy(file.path(), other.path()).unwrap();
         assert_eq!(other.read().unwrap_err(), "it is of another registry: PostgreSQL x");
         let text = fs::read_to_string(file.path()).unwrap();
         for (damage, reason) in [
@@ -289,7 +350,7 @@ mod tests {
     #[test]
     fn a_folder_that_is_not_there_is_an_error_and_not_made() {
         let folder = tempfile::tempdir().unwrap();
-        let file = SnapshotFile::new(&folder.path().join("none"), "PostgreSQL x".into());
+        let mut file = SnapshotFile::new(&folder.path().join("none"), "PostgreSQL x".into());
         assert!(file.read().unwrap().is_none());
         assert_eq!(file.write(&registry()).unwrap_err().kind(), io::ErrorKind::NotFound);
     }

@@ -117,7 +117,7 @@ fn a_file_that_is_never_read_to_its_end_holds_nothing_up() {
     std::fs::remove_file(&path).unwrap();
     make_pipe(&path);
     let error = edge.refuses_to_reload();
-    assert!(error.contains("was not read within"), "{error}");
+    assert!(error.contains("were not read within"), "{error}");
     assert_nothing_changed(&edge);
     edge.site.sql("UPDATE backends SET weight = 2");
     edge.wait_for_log("registry changed");
