@@ -109,7 +109,7 @@ impl InForce {
     pub fn bury(&mut self) {
         let is_used = |past: &Arc<Snapshot>| {
             let is_used = |table: &Arc<AppTable>| {
-                let listeners = past.listeners.iter().flatten();
+                let listeners = past.listeners.iter().filter_map(|rules| rules.table.as_ref());
                 let own = 1 + listeners.filter(|own| Arc::ptr_eq(own, table)).count();
                 Arc::strong_count(table) > own
             };
