@@ -37,7 +37,7 @@ pub use secret::Secret;
 pub use setting::Setting;
 pub use source::Source;
 pub use table::{Settings, TABLE};
-pub use value::{HealthType, LogFormat, Mode, SendProxy, Shape, Value};
+pub use value::{HealthType, ListenerTls, LogFormat, Mode, SendProxy, Shape, Value};
 
 use crate::domain::cidr::Cidr;
 use crate::domain::region::Atlas;

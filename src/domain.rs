@@ -5,6 +5,7 @@ pub mod backend;
 pub mod balance;
 pub mod cidr;
 pub mod geo;
+pub mod host;
 pub mod mass_change;
 pub mod ports;
 pub mod region;

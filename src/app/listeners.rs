@@ -59,6 +59,14 @@ struct Group {
     addrs: Vec<SocketAddr>,
     app: Option<App>,
     expects_header: bool,
+    passthrough: bool,
+}
+
+impl Group {
+    /// Whether nothing says what it serves.
+    const fn is_undecided(&self) -> bool {
+        self.app.is_none() && !self.passthrough
+    }
 }
 
 /// The configured listeners, by number.
@@ -77,11 +85,16 @@ impl Listening {
             addrs: settings.listen_addr.get().to_vec(),
             app: settings.app.clone(),
             expects_header: settings.proxy_protocol,
+            passthrough: false,
         };
         let others = config.listeners.iter().map(|listener| Group {
             addrs: listener.addr.clone(),
-            app: listener.app.clone().or_else(|| settings.app.clone()),
+            app: listener
+                .app
+                .clone()
+                .or_else(|| settings.app.clone().filter(|_| !listener.passthrough)),
             expects_header: listener.proxy_protocol,
+            passthrough: listener.passthrough,
         });
         let groups = std::iter::once(main).chain(others).collect();
         Self { groups, only: None, ignored: Vec::new() }
@@ -138,7 +151,7 @@ impl Listening {
         let undecided: Vec<SocketAddr> = self
             .groups
             .iter()
-            .filter(|group| group.app.is_none())
+            .filter(|group| group.is_undecided())
             .flat_map(|group| group.addrs.clone())
             .collect();
         if apps.len() > 1 && !undecided.is_empty() {
@@ -160,9 +173,13 @@ impl Listening {
         let only = self.only.as_ref();
         self.groups
             .iter()
-            .map(|group| ListenerRules {
-                table: group.app.as_ref().or(only).and_then(|app| tables.get(app)).cloned(),
-                expects_header: group.expects_header,
+            .map(|group| {
+                let app = group.app.as_ref().or(only.filter(|_| !group.passthrough));
+                ListenerRules {
+                    table: app.and_then(|app| tables.get(app)).cloned(),
+                    expects_header: group.expects_header,
+                    passthrough: group.passthrough,
+                }
             })
             .collect()
     }
@@ -172,7 +189,7 @@ impl Listening {
             self.only.as_ref() == Some(app)
                 || self.groups.iter().any(|group| group.app.as_ref() == Some(app))
         };
-        let undecided = self.groups.iter().any(|group| group.app.is_none());
+        let undecided = self.groups.iter().any(Group::is_undecided);
         let ignored: Vec<App> = if undecided {
             apps.into_iter().filter(|app| !served(app)).collect()
         } else {

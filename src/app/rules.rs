@@ -9,7 +9,9 @@ use crate::application::locate::Geo;
 use crate::application::proxy::Snapshot;
 use crate::application::upstreams::{AppRules, Rules, Tables, WarmRules};
 use crate::config::{AppConfig, Config, SendProxy, Settings};
+use crate::domain::App;
 use crate::domain::balance::Spill;
+use crate::domain::host::HostMap;
 use crate::domain::ports::CountryLookup;
 use crate::infrastructure::proxy_protocol::Version;
 use crate::infrastructure::{CircuitBreakerConfig, RateLimitConfig, RateLimiter, descriptors};
@@ -63,6 +65,7 @@ pub(super) fn snapshot(
     Snapshot {
         listeners: Vec::new(),
         tables: Tables::new(),
+        names: Arc::new(names(config)),
         trusted: Arc::new(settings.proxy_protocol_trusted.get().iter().map(|c| (*c, ())).collect()),
         admission: Arc::new(admission(settings, machine, rate)),
         geo,
@@ -70,6 +73,14 @@ pub(super) fn snapshot(
         warm: warm(settings, machine),
         user_timeout: settings.tcp_user_timeout_secs.get(),
     }
+}
+
+/// Which app the names of servers lead to.
+fn names(config: &Config) -> HostMap<App> {
+    let patterns = config.apps.iter().flat_map(|(app, rules)| {
+        rules.sni.iter().map(move |pattern| (pattern.clone(), app.clone()))
+    });
+    patterns.collect()
 }
 
 /// Where clients are.

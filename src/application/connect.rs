@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 use super::account::Reason;
 use super::route::{self, Routed};
 use super::upstreams::{AppTable, RouteCounts, Upstream};
-use crate::domain::Region;
 use crate::domain::balance::{Avoid, Origin};
 use crate::domain::time::Time;
+use crate::domain::{App, Region};
 use crate::infrastructure::circuit_breaker::Permit;
 use crate::infrastructure::meters::{Counter, DialFailure, Meters, Share};
 use crate::infrastructure::proxy_protocol::Version;
@@ -195,6 +195,12 @@ impl Dial {
     #[must_use]
     pub fn affinity_ttl(&self) -> Duration {
         self.table.rules.affinity_ttl
+    }
+
+    /// The app that the client asked for.
+    #[must_use]
+    pub fn app(&self) -> &App {
+        &self.table.name
     }
 
     /// The header that the backend expects, if it does.

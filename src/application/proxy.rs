@@ -4,6 +4,7 @@
 mod arriving;
 mod ending;
 mod relaying;
+mod snapshot;
 mod upkeep;
 mod warming;
 
@@ -20,13 +21,12 @@ use arc_swap::ArcSwap;
 use super::account::{Ended, Format, Reason, Record};
 use super::admission::{self, Admitted, ClientCounts};
 use super::connect::{self, Connected, Demotions, Dial, Progress};
-use super::locate::{Geo, Location};
+use super::locate::Location;
 use super::relay::{self, End, Relay, Side, Turn};
 use super::route::{self, Client, Routed};
-use super::upstreams::{AppTable, Keeper, RouteCounts, Tables, WarmRules};
+use super::upstreams::{AppTable, RouteCounts};
 use crate::domain::affinity::{Affinity, Key as AffinityKey};
 use crate::domain::balance::Origin;
-use crate::domain::cidr::CidrMap;
 use crate::domain::time::Time;
 use crate::infrastructure::log_sink::LogWriter;
 use crate::infrastructure::meters::{Meters, Share};
@@ -35,6 +35,7 @@ use crate::infrastructure::slab::{Key, Slab};
 use crate::infrastructure::{ConnectionGuard, ShutdownController};
 use arriving::Arriving;
 use relaying::Relaying;
+pub use snapshot::{ListenerRules, Snapshot};
 use upkeep::Forcing;
 use warming::Warming;
 
@@ -42,36 +43,6 @@ use warming::Warming;
 const CLIENT: usize = 0;
 /// Ticks of the slab's ages: an eighth of a second, so that 32 bits last for 17 years.
 const TICKS_PER_SEC: u32 = 8;
-
-/// What all workers read. Swapped whole by the control plane.
-#[derive(Clone)]
-pub struct Snapshot {
-    /// What each listener does, by its number.
-    pub listeners: Vec<ListenerRules>,
-    /// All apps.
-    pub tables: Tables,
-    /// Peers whose PROXY protocol headers are believed.
-    pub trusted: Arc<CidrMap<()>>,
-    /// Who may come in.
-    pub admission: Arc<admission::Rules>,
-    /// Where clients are.
-    pub geo: Arc<Geo>,
-    /// How backends are dialled.
-    pub dial: connect::Rules,
-    /// How many warm connections are kept; `None` = none.
-    pub warm: Option<WarmRules>,
-    /// How long bytes may stay unacknowledged on a long-lived connection; zero = the system's limit.
-    pub user_timeout: Duration,
-}
-
-/// What a listener does with who comes.
-#[derive(Clone, Debug, Default)]
-pub struct ListenerRules {
-    /// The app that it serves; `None` = there is none.
-    pub table: Option<Arc<AppTable>>,
-    /// Whether each connection begins with a PROXY protocol header.
-    pub expects_header: bool,
-}
 
 /// What all workers share.
 pub struct Shared {
@@ -131,6 +102,8 @@ struct Comer {
     destination: Option<SocketAddr>,
     listener: u16,
     accepted: Time,
+    /// The server's name that it asks for, for backends that are told of it.
+    name: Option<Box<str>>,
 }
 
 /// A client that may come in, and a place for it.
@@ -148,7 +121,6 @@ struct Welcome {
 struct Connection {
     client: SocketAddr,
     admitted: Admitted,
-    listener: u16,
     location: Location,
     key: AffinityKey,
     accepted: Time,
@@ -162,6 +134,7 @@ enum Stage {
         dial: Box<Dial>,
         /// Where the client wanted to go, when a header said so.
         destination: Option<SocketAddr>,
+        name: Option<Box<str>>,
     },
     Relaying(Relaying),
     /// Never seen: what stands here while one becomes the other.
@@ -245,11 +218,12 @@ impl Proxy {
         let snapshot = Arc::clone(&self.shared).snapshot.load_full();
         self.shared.meters.accepted(self.share);
         let end = End::new(socket, true, Interest { reads: true, writes: false });
+        let comer = Comer { client: peer, destination: None, listener, accepted: now, name: None };
         if snapshot.listener(listener).is_some_and(|rules| rules.expects_header) {
-            return self.arrive(end, peer, listener, &snapshot, now);
+            self.arrive(end, comer, &snapshot, now);
+        } else {
+            self.enter(comer, end, None, &snapshot, now);
         }
-        let client = Comer { client: peer, destination: None, listener, accepted: now };
-        self.enter(client, end, None, &snapshot, now);
     }
 
     /// Goes on with whoever has come. One that was watched already has a key and is counted.
@@ -262,55 +236,105 @@ impl Proxy {
         now: Time,
     ) {
         let (key, guard) = watched.unzip();
-        match self.welcome(snapshot, &comer, key, guard, now) {
-            Ok(welcome) => self.connect(comer, welcome, end, key, snapshot, now),
-            Err((location, reason)) => {
-                end.reset();
-                if let Some(key) = key {
-                    self.connections.free(key);
-                }
-                let mut record = Record::new(comer.client, reason);
-                record.country = location.country;
-                record.total = now.since(comer.accepted);
-                self.account(comer.listener, location, &record, now);
+        let Shared { shutdown, clients, .. } = &*self.shared;
+        let (ip, rules) = (comer.client.ip(), &snapshot.admission);
+        let admitted = match admission::admit(ip, guard, rules, shutdown, clients, now) {
+            Ok(admitted) => admitted,
+            Err(reason) => {
+                self.ended.refused(reason, ip.into());
+                return self.turn_away(&comer, end, key, (None, reason), now);
             }
+        };
+        self.uncounted |= !admitted.is_counted();
+        if admitted.too_often {
+            self.ended.would_be_limited(ip.into());
+        }
+        let rules = snapshot.listener(comer.listener);
+        if rules.is_some_and(|rules| rules.passthrough) {
+            return self.await_hello(comer, end, key, admitted, now);
+        }
+        let table = rules.and_then(|rules| rules.table.as_ref());
+        self.carry(comer, end, key, admitted, table, snapshot, now);
+    }
+
+    /// Carries a client to the app that it asks for.
+    #[expect(clippy::too_many_arguments, reason = "each comes from another stage")]
+    fn carry(
+        &mut self,
+        comer: Comer,
+        end: End,
+        key: Option<Key>,
+        admitted: Admitted,
+        table: Option<&Arc<AppTable>>,
+        snapshot: &Snapshot,
+        now: Time,
+    ) {
+        let location = snapshot.geo.locate(comer.client.ip());
+        let Some(table) = table else {
+            return self.turn_away(&comer, end, key, (None, Reason::NoBackend), now);
+        };
+        match self.welcome(snapshot, &comer, key, admitted, location, table, now) {
+            Ok(welcome) => self.connect(comer, welcome, end, key, snapshot, now),
+            Err(reason) => self.turn_away(&comer, end, key, (Some(table), reason), now),
         }
     }
 
-    /// Who comes, from where, and to whom.
+    /// Resets whoever has come and is refused.
+    fn turn_away(
+        &mut self,
+        comer: &Comer,
+        end: End,
+        key: Option<Key>,
+        why: (Option<&AppTable>, Reason),
+        now: Time,
+    ) {
+        end.reset();
+        self.refuse(comer, key, why, now);
+    }
+
+    /// Counts and logs one that is refused.
+    fn refuse(
+        &mut self,
+        comer: &Comer,
+        key: Option<Key>,
+        (table, reason): (Option<&AppTable>, Reason),
+        now: Time,
+    ) {
+        if let Some(key) = key {
+            self.connections.free(key);
+        }
+        let geo = |proxy: &Self| proxy.shared.snapshot.load().geo.locate(comer.client.ip());
+        // Who is not let in is not looked up.
+        let location = if reason.is_admission() { Location::default() } else { geo(self) };
+        let mut record = Record::new(comer.client, reason);
+        record.country = location.country;
+        record.total = now.since(comer.accepted);
+        self.account(table, location, &record, now);
+    }
+
+    /// To whom a client goes, and a place there.
+    #[expect(clippy::too_many_arguments, reason = "each comes from another stage")]
     fn welcome(
         &mut self,
         snapshot: &Snapshot,
         comer: &Comer,
         id: Option<Key>,
-        guard: Option<ConnectionGuard>,
+        admitted: Admitted,
+        location: Location,
+        table: &Arc<AppTable>,
         now: Time,
-    ) -> Result<Welcome, (Location, Reason)> {
-        let Shared { shutdown, clients, affinity, .. } = &*self.shared;
-        let ip = comer.client.ip();
-
-        let admitted = admission::admit(ip, guard, &snapshot.admission, shutdown, clients, now)
-            .inspect_err(|reason| self.ended.refused(*reason, ip.into()))
-            .map_err(|reason| (Location::default(), reason))?;
-        self.uncounted |= !admitted.is_counted();
-        if admitted.too_often {
-            self.ended.would_be_limited(ip.into());
-        }
-        let location = snapshot.geo.locate(ip);
-        let refused = |reason| (location, reason);
-
-        let table = snapshot.table(comer.listener).ok_or(refused(Reason::NoBackend))?;
+    ) -> Result<Welcome, Reason> {
         let origin = table.layout.origin(location.country, location.at_pop);
-        let key = (ip.into(), table.number);
+        let key = (comer.client.ip().into(), table.number);
         let mut draw = |below| self.rng.u64(..below);
         let keeper = snapshot.keeper(self.number);
         let client_of = Client { key, origin, keeper };
-        let routed = route::first(table, client_of, affinity, now, &mut draw).map_err(refused)?;
+        let affinity = &self.shared.affinity;
+        let routed = route::first(table, client_of, affinity, now, &mut draw)?;
 
         // A warm connection brings the key under which it is watched.
         let id = routed.kept.as_ref().map(|kept| kept.id).or(id);
-        let id = id.or_else(|| self.connections.reserve(ticks(now)));
-        let id = id.ok_or(refused(Reason::Internal))?;
+        let id = id.or_else(|| self.connections.reserve(ticks(now))).ok_or(Reason::Internal)?;
         let table = Arc::clone(table);
         Ok(Welcome { id, admitted, location, key, table, origin, routed })
     }
@@ -325,7 +349,7 @@ impl Proxy {
         snapshot: &Snapshot,
         now: Time,
     ) {
-        let Comer { client, destination, listener, accepted } = comer;
+        let Comer { client, destination, accepted, name, .. } = comer;
         let Welcome { id, admitted, location, key, table, origin, mut routed } = welcome;
         let (upstream, hard_limit) =
             (Arc::clone(routed.slot.upstream()), table.hard_limit(routed.member));
@@ -345,11 +369,10 @@ impl Proxy {
         let connection = Box::new(Connection {
             client,
             admitted,
-            listener,
             location,
             key,
             accepted,
-            stage: Stage::Dialing { client: end, dial, destination },
+            stage: Stage::Dialing { client: end, dial, destination, name },
         });
         self.dialled(id, connection, progress, now);
         if let Some(keeper) = snapshot.keeper(self.number) {
@@ -473,7 +496,7 @@ impl Proxy {
         let mut backend = End::new(socket, false, Interest { reads: true, writes: true });
         backend.note(event);
         let stage = std::mem::replace(&mut connection.stage, Stage::Between);
-        let Stage::Dialing { client, dial, destination } = stage else { return };
+        let Stage::Dialing { client, dial, destination, name } = stage else { return };
         let ttl = dial.affinity_ttl();
         let setup = now.since(connection.accepted);
         let meters = &self.shared.meters;
@@ -483,7 +506,8 @@ impl Proxy {
         let number = routed.slot.upstream().number;
         let bind = || self.shared.affinity.bind(connection.key, number, ttl, now);
         let header = dial.header().map(|version| {
-            relaying::header(connection.client, destination, &client).written(version)
+            relaying::header(connection.client, destination, &client)
+                .written(version, name.as_deref())
         });
         let relay = Relay::new(client, backend);
         connection.stage = Stage::Relaying(Relaying {
@@ -527,22 +551,6 @@ impl Proxy {
             }
         }
         self.connections.put(id, connection);
-    }
-}
-
-impl Snapshot {
-    /// A worker as a keeper of warm connections, if there are to be any.
-    fn keeper(&self, worker: usize) -> Option<Keeper<'_>> {
-        self.warm.as_ref().map(|rules| Keeper { worker, rules })
-    }
-
-    fn listener(&self, listener: u16) -> Option<&ListenerRules> {
-        self.listeners.get(usize::from(listener))
-    }
-
-    /// The table of the app that a listener serves.
-    fn table(&self, listener: u16) -> Option<&Arc<AppTable>> {
-        self.listener(listener)?.table.as_ref()
     }
 }
 

@@ -101,6 +101,14 @@ impl End {
         self.writable |= event.writable();
     }
 
+    /// Says a last word and closes. What has arrived, `unread` bytes, is read out before: closing would
+    /// else become a reset, which may overtake the word.
+    pub fn say_last(self, unread: usize, word: &[u8], scratch: &mut [u8]) {
+        let most = unread.min(scratch.len());
+        let _ = recv(&self.socket, &mut scratch[..most], RecvFlags::empty());
+        let _ = send(&self.socket, word, SendFlags::NOSIGNAL);
+    }
+
     /// Closes it so that the peer sees a reset.
     pub fn reset(self) {
         let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));

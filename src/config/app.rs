@@ -11,9 +11,9 @@ use super::table;
 use super::value::{HealthType, SendProxy};
 use crate::domain::App;
 use crate::domain::balance::Spill;
+use crate::domain::host::HostPattern;
 
 const HOSTS: &str = "routing by Host is not in this version; a listener serves one app";
-const SNI: &str = "routing by SNI is not in this version; a listener serves one app";
 const BACKEND_TLS: &str = "must be false: TLS to backends is not in this version";
 
 /// What holds for one app, where it differs from the settings.
@@ -21,6 +21,8 @@ const BACKEND_TLS: &str = "must be false: TLS to backends is not in this version
 pub struct AppConfig {
     /// Host names that lead to it.
     pub hosts: Vec<String>,
+    /// Names of servers that lead to it from a listener that passes TLS through.
+    pub sni: Vec<HostPattern>,
     /// How far from home its clients may be served.
     pub spill: Spill,
     /// How long a client keeps its backend, in seconds; 0 = off.
@@ -54,8 +56,15 @@ pub(super) fn read(document: &Document<'_>, report: &mut Report) -> BTreeMap<App
         return BTreeMap::new();
     }
     let mut apps = BTreeMap::new();
+    let mut names: BTreeMap<HostPattern, String> = BTreeMap::new();
     for (name, section) in Section::named(document, "app", report) {
         let config = app(&section, report);
+        for pattern in &config.sni {
+            if let Some(other) = names.insert(pattern.clone(), name.to_string()) {
+                let problem = format!("{pattern} leads to app.{other} already");
+                report.errors.push(section.error("sni", problem));
+            }
+        }
         match name.parse() {
             Ok(name) => {
                 apps.insert(name, config);
@@ -86,6 +95,7 @@ fn app(section: &Section<'_>, report: &mut Report) -> AppConfig {
     let idle = section.value::<Whole<1, { table::YEAR }>>("idle_timeout_secs", report);
     AppConfig {
         hosts: section.list("hosts", report),
+        sni: section.list("sni", report),
         spill: section.value("spill", report).unwrap_or_default(),
         affinity_ttl_secs: ttl.map(Whole::get),
         idle_timeout_secs: idle.map(Whole::get),
@@ -119,11 +129,8 @@ fn health(section: &Section<'_>, report: &mut Report) -> HealthConfig {
 
 /// Checks the keys that are for a later version, and notes those that ask for something.
 fn leave_out(section: &Section<'_>, report: &mut Report) {
-    let _: Vec<String> = section.list("sni", report);
-    for (key, phrase) in [("hosts", HOSTS), ("sni", SNI)] {
-        if section.has(key) {
-            section.notice(key, phrase, report);
-        }
+    if section.has("hosts") {
+        section.notice("hosts", HOSTS, report);
     }
     if section.value("tls", report) == Some(true) {
         // Plain bytes where encryption was asked for is no fallback.

@@ -144,11 +144,20 @@ fn apps(old: &Config, new: &Config, changes: &mut Vec<Change>) {
     }
 }
 
-fn app_keys(app: &AppConfig) -> [(&'static str, Option<String>); 10] {
-    let AppConfig { hosts, spill, affinity_ttl_secs, idle_timeout_secs, proxy_protocol, health } =
-        app;
+fn app_keys(app: &AppConfig) -> [(&'static str, Option<String>); 11] {
+    let AppConfig {
+        hosts,
+        sni,
+        spill,
+        affinity_ttl_secs,
+        idle_timeout_secs,
+        proxy_protocol,
+        health,
+    } = app;
+    let sni: Vec<_> = sni.iter().map(ToString::to_string).collect();
     let HealthConfig { check_type, path, expected_status, host, port } = health;
     [
+        ("sni", (!sni.is_empty()).then(|| sni.join(","))),
         ("hosts", (!hosts.is_empty()).then(|| hosts.join(","))),
         ("spill", Some(spill.show())),
         ("affinity_ttl_secs", affinity_ttl_secs.map(|secs| secs.to_string())),
@@ -191,11 +200,12 @@ fn region(atlas: &Atlas, name: &Region) -> Option<String> {
 }
 
 fn shown(listener: &ListenerConfig) -> String {
-    let ListenerConfig { addr, app, proxy_protocol } = listener;
+    let ListenerConfig { addr, app, proxy_protocol, passthrough } = listener;
     let addrs: Vec<_> = addr.iter().map(ToString::to_string).collect();
     let app = app.as_ref().map_or_else(String::new, |app| format!(" (app {})", app.as_str()));
     let header = if *proxy_protocol { " (proxy_protocol)" } else { "" };
-    format!("{}{app}{header}", addrs.join(","))
+    let tls = if *passthrough { " (tls passthrough)" } else { "" };
+    format!("{}{app}{header}{tls}", addrs.join(","))
 }
 
 /// The change of a list whose order counts: what is between its beginning and its end that are the

@@ -10,7 +10,7 @@ use super::error::Report;
 use super::list::Addresses;
 use super::section::Section;
 use super::table;
-use super::value::Mode;
+use super::value::{ListenerTls, Mode};
 use crate::domain::cidr::Cidr;
 use crate::domain::region::Atlas;
 use crate::domain::{App, Backend, Country, Region};
@@ -24,10 +24,13 @@ pub(super) const NAMES: [&str; 6] =
 pub struct ListenerConfig {
     /// Where it listens, at least one address.
     pub addr: Vec<SocketAddr>,
-    /// The app that it serves; `None` = the registry's only one.
+    /// The app that it serves; `None` = the registry's only one. When it passes TLS through: where
+    /// those go whose server's name leads nowhere; `None` = they are refused.
     pub app: Option<App>,
     /// Whether each connection begins with a PROXY protocol header.
     pub proxy_protocol: bool,
+    /// Whether it reads the server's name of TLS and carries everything as it is.
+    pub passthrough: bool,
 }
 
 /// What the file says beside the settings.
@@ -111,10 +114,13 @@ fn listener(section: &Section<'_>, report: &mut Report) -> Option<ListenerConfig
     if section.value("mode", report) == Some(Mode::Http) {
         section.notice("mode", table::HTTP, report);
     }
+    let tls: ListenerTls = section.value("tls", report).unwrap_or_default();
     // It would be served as if it were plain: secrets in the clear.
-    if section.value("tls", report) == Some(true) {
-        report.errors.push(section.error("tls", "TLS is not in this version; must be false"));
+    if tls == ListenerTls::Terminate {
+        let problem = "ending TLS is not in this version; must be false or passthrough";
+        report.errors.push(section.error("tls", problem));
     }
     let proxy_protocol = section.value("proxy_protocol", report).unwrap_or_default();
-    Some(ListenerConfig { addr: addr?.get().to_vec(), app, proxy_protocol })
+    let passthrough = tls == ListenerTls::Passthrough;
+    Some(ListenerConfig { addr: addr?.get().to_vec(), app, proxy_protocol, passthrough })
 }

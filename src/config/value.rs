@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::domain::balance::Spill;
 use crate::domain::cidr::Cidr;
+use crate::domain::host::HostPattern;
 use crate::domain::{App, Country, Region};
 
 /// A type that a setting can have.
@@ -131,6 +132,7 @@ from_str! {
     Region: crate::domain::backend::BadName.to_string();
     Country: "two letters (ISO 3166-1)";
     Cidr: "an address range such as 10.0.0.0/8 or 2001:db8::/32";
+    HostPattern: crate::domain::host::BadPattern.to_string();
 }
 
 /// Enums that are written as one word of a closed list.
@@ -198,6 +200,41 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// What a `[[listener]]` does with TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListenerTls {
+    /// Nothing: bytes are carried as they come.
+    #[default]
+    Off,
+    /// It ends it here.
+    Terminate,
+    /// It reads the server's name and carries everything as it is.
+    Passthrough,
+}
+
+impl Value for ListenerTls {
+    const SHAPE: Shape = Shape::Switch;
+
+    fn parse(text: &str) -> Option<Self> {
+        if text.trim().eq_ignore_ascii_case("passthrough") {
+            return Some(Self::Passthrough);
+        }
+        bool::parse(text).map(|on| if on { Self::Terminate } else { Self::Off })
+    }
+
+    fn accepts() -> String {
+        "false, true or passthrough".into()
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Off => "false".into(),
+            Self::Terminate => "true".into(),
+            Self::Passthrough => "passthrough".into(),
+        }
+    }
 }
 
 /// The PROXY protocol header that a backend gets.

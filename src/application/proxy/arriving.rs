@@ -1,10 +1,10 @@
-//! Connections that begin with a PROXY protocol header: until it is whole they are nobody's.
+//! Connections that have yet to say whom they are for, or where they want to go: by a PROXY protocol
+//! header, or by the server's name in a TLS hello that is passed through.
 //!
-//! What has arrived is looked at where it is, in the kernel, and only the header is taken out of it: what
-//! follows is the client's, and no buffer is needed while one waits.
+//! What has arrived is looked at where it is, in the kernel. Only a header is taken out of it; a hello goes
+//! on to the backend with everything behind it. No buffer is needed while one waits.
 
 use std::cmp::Reverse;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -12,47 +12,54 @@ use rustix::net::{RecvFlags, recv};
 
 use super::{CLIENT, Comer, Proxy, Snapshot, ticks};
 use crate::application::account::{Reason, Record};
+use crate::application::admission::Admitted;
 use crate::application::locate::Location;
 use crate::application::relay::End;
 use crate::domain::time::Time;
 use crate::infrastructure::ConnectionGuard;
-use crate::infrastructure::proxy_protocol::{self, Header, Outcome};
+use crate::infrastructure::client_hello::{self, ServerName};
+use crate::infrastructure::proxy_protocol::{self, Header, Outcome, Version};
 use crate::infrastructure::reactor::Event;
 use crate::infrastructure::slab::Key;
 
-/// Longest wait for a whole header. It is a peer's first bytes, sent with or before its client's.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a whole header, or hello: they are the first bytes, sent without waiting for any.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A connection that has not said yet whom it is for.
+/// What a client is told whose server's name leads nowhere: a fatal alert, unrecognized_name (RFC 6066, 3).
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// A connection that has not said yet what it must.
 pub(super) struct Arriving {
     end: End,
-    peer: SocketAddr,
-    listener: u16,
-    accepted: Time,
-    guard: ConnectionGuard,
+    comer: Comer,
+    until: Time,
+    awaits: Awaits,
+}
+
+/// What is waited for.
+enum Awaits {
+    /// Whom it is for.
+    Header(ConnectionGuard),
+    /// Which server it wants; it has been let in. The hello is whole no sooner than with so many bytes.
+    Hello(Admitted, usize),
 }
 
 /// What a look at what has arrived comes to.
 enum Look {
-    /// The header is not whole yet.
+    /// It is not whole yet.
     Waits,
-    /// It was, and has been taken out.
+    /// The header was, and has been taken out.
     Says(Header),
+    /// The hello is, of so many bytes.
+    Wants(Option<ServerName>, usize),
     /// There will be none.
     Ends(Reason),
 }
 
 impl Proxy {
     /// Waits for the header of a connection, if its peer may send one.
-    pub(super) fn arrive(
-        &mut self,
-        end: End,
-        peer: SocketAddr,
-        listener: u16,
-        snapshot: &Snapshot,
-        now: Time,
-    ) {
-        let ip = peer.ip();
+    pub(super) fn arrive(&mut self, end: End, comer: Comer, snapshot: &Snapshot, now: Time) {
+        let ip = comer.client.ip();
         if snapshot.trusted.get(ip.to_canonical()).is_none() {
             // Summed up: it may be a flood.
             self.ended.untrusted(ip.into());
@@ -64,22 +71,42 @@ impl Proxy {
             self.ended.count(Reason::GlobalCap);
             return end.reset();
         };
-        let id = self.connections.reserve(ticks(now));
-        let watched =
-            id.filter(|id| self.reactor.watch_reads(end.socket(), id.token(CLIENT)).is_ok());
-        let arriving = Arriving { end, peer, listener, accepted: now, guard };
-        match (id, watched) {
-            (Some(id), Some(_)) => {
-                self.deadlines.push(Reverse((now + HEADER_TIMEOUT, id)));
-                self.arriving.insert(id, arriving);
-            }
-            (id, _) => {
-                if let Some(id) = id {
-                    self.connections.free(id);
-                }
-                self.never_came(arriving, Reason::Internal, now);
+        let arriving =
+            Arriving { end, comer, until: now + PATIENCE, awaits: Awaits::Header(guard) };
+        self.wait_for(arriving, now);
+    }
+
+    /// Waits for the hello of a client that has been let in. One with a `key` is watched under it.
+    pub(super) fn await_hello(
+        &mut self,
+        comer: Comer,
+        end: End,
+        key: Option<Key>,
+        admitted: Admitted,
+        now: Time,
+    ) {
+        let awaits = Awaits::Hello(admitted, 0);
+        let arriving = Arriving { end, comer, until: now + PATIENCE, awaits };
+        match key {
+            None => self.wait_for(arriving, now),
+            // Behind its header: it may have been told of already.
+            Some(id) => {
+                self.deadlines.push(Reverse((arriving.until, id)));
+                self.look_at(id, arriving, now);
             }
         }
+    }
+
+    fn wait_for(&mut self, arriving: Arriving, now: Time) {
+        let Some(id) = self.connections.reserve(ticks(now)) else {
+            return self.never_came(arriving, Reason::Internal, now);
+        };
+        if self.reactor.watch_reads(arriving.end.socket(), id.token(CLIENT)).is_err() {
+            self.connections.free(id);
+            return self.never_came(arriving, Reason::Internal, now);
+        }
+        self.deadlines.push(Reverse((arriving.until, id)));
+        self.arriving.insert(id, arriving);
     }
 
     /// Takes up what an event says of one that has been taken out of those that arrive.
@@ -91,12 +118,15 @@ impl Proxy {
         now: Time,
     ) {
         arriving.end.note(event);
-        let look = if event.failed() {
-            Look::Ends(Reason::ClientReset)
-        } else {
-            arriving.look(&mut self.tools.scratch)
-        };
-        match look {
+        if event.failed() {
+            self.connections.free(id);
+            return self.never_came(arriving, Reason::ClientReset, now);
+        }
+        self.look_at(id, arriving, now);
+    }
+
+    fn look_at(&mut self, id: Key, mut arriving: Arriving, now: Time) {
+        match arriving.look(&mut self.tools.scratch) {
             Look::Waits => {
                 self.arriving.insert(id, arriving);
             }
@@ -105,23 +135,43 @@ impl Proxy {
                 self.never_came(arriving, reason, now);
             }
             Look::Says(header) => {
-                let Arriving { end, peer, listener, accepted, guard } = arriving;
-                let (client, destination) = match header {
-                    Header::Proxied { source, destination } => (source, Some(destination)),
-                    Header::Local | Header::Unknown => (peer, None),
-                };
-                let comer = Comer { client, destination, listener, accepted };
+                let Arriving { end, mut comer, awaits, .. } = arriving;
+                let Awaits::Header(guard) = awaits else { return self.connections.free(id) };
+                if let Header::Proxied { source, destination } = header {
+                    comer.client = source;
+                    comer.destination = Some(destination);
+                }
                 let snapshot = self.shared.snapshot.load_full();
                 self.enter(comer, end, Some((id, guard)), &snapshot, now);
+            }
+            Look::Wants(name, length) => {
+                let Arriving { end, mut comer, awaits, .. } = arriving;
+                let Awaits::Hello(admitted, _) = awaits else { return self.connections.free(id) };
+                let snapshot = self.shared.snapshot.load_full();
+                let name = name.as_ref().map(ServerName::as_str);
+                let table = snapshot.table_of(name, comer.listener);
+                let Some(table) = table else {
+                    end.say_last(length, &UNRECOGNIZED_NAME, &mut self.tools.scratch);
+                    return self.refuse(&comer, Some(id), (None, Reason::NoBackend), now);
+                };
+                // Only a header of version 2 has a place for it.
+                if table.rules.header == Some(Version::V2) {
+                    comer.name = name.map(Into::into);
+                }
+                self.carry(comer, end, Some(id), admitted, Some(table), &snapshot, now);
             }
         }
     }
 
-    /// Ends one whose header is not there in time; whether it was one that arrives.
+    /// Ends one that has not said in time what it must; whether it was one that arrives.
     pub(super) fn arrival_time(&mut self, id: Key, now: Time) -> bool {
+        if self.arriving.get(&id).is_none_or(|arriving| arriving.until > now) {
+            return self.arriving.contains_key(&id);
+        }
         let Some(arriving) = self.arriving.remove(&id) else { return false };
         self.connections.free(id);
-        self.never_came(arriving, Reason::ProxyHeader, now);
+        let reason = arriving.awaits.missing();
+        self.never_came(arriving, reason, now);
         true
     }
 
@@ -129,25 +179,42 @@ impl Proxy {
     pub(super) fn end_arrivals(&mut self, now: Time) {
         for (id, arriving) in std::mem::take(&mut self.arriving) {
             self.connections.free(id);
-            arriving.guard.force();
+            match &arriving.awaits {
+                Awaits::Header(guard) => guard.force(),
+                Awaits::Hello(admitted, _) => admitted.force(),
+            }
             self.never_came(arriving, Reason::Drained, now);
         }
     }
 
     fn never_came(&mut self, arriving: Arriving, reason: Reason, now: Time) {
-        let Arriving { end, peer, listener, accepted, guard } = arriving;
+        let Arriving { end, comer, awaits, .. } = arriving;
         if reason != Reason::ClientClosed {
             end.reset();
         }
-        let record = Record { total: now.since(accepted), ..Record::new(peer, reason) };
-        self.account(listener, Location::default(), &record, now);
-        drop(guard);
+        let total = now.since(comer.accepted);
+        let record = Record { total, ..Record::new(comer.client, reason) };
+        self.account(None, Location::default(), &record, now);
+        drop(awaits);
+    }
+}
+
+impl Awaits {
+    /// Why one ends that does not say it.
+    const fn missing(&self) -> Reason {
+        match self {
+            Self::Header(_) => Reason::ProxyHeader,
+            Self::Hello(..) => Reason::TlsFailed,
+        }
     }
 }
 
 impl Arriving {
-    fn look(&self, scratch: &mut [u8]) -> Look {
-        let most = &mut scratch[..proxy_protocol::MAX_LENGTH];
+    fn look(&mut self, scratch: &mut [u8]) -> Look {
+        let most = match self.awaits {
+            Awaits::Header(_) => &mut scratch[..proxy_protocol::MAX_LENGTH],
+            Awaits::Hello(..) => &mut scratch[..client_hello::MAX_LENGTH],
+        };
         let arrived = match recv(self.end.socket(), &mut *most, RecvFlags::PEEK) {
             // Balancers look like this whether somebody listens.
             Ok((_, 0)) => return Look::Ends(Reason::ClientClosed),
@@ -155,11 +222,33 @@ impl Arriving {
             Err(Errno::AGAIN | Errno::INTR) => return Look::Waits,
             Err(_) => return Look::Ends(Reason::ClientReset),
         };
+        let is_all = self.end.read_closed();
+        match &mut self.awaits {
+            Awaits::Header(_) => self.header(most, arrived, is_all),
+            Awaits::Hello(_, need) if arrived < *need && !is_all => Look::Waits,
+            Awaits::Hello(_, need) => match client_hello::read(&most[..arrived]) {
+                client_hello::Outcome::More { .. } if is_all => Look::Ends(Reason::TlsFailed),
+                client_hello::Outcome::More { need: more } => {
+                    *need = more;
+                    Look::Waits
+                }
+                client_hello::Outcome::Wrong(wrong) => {
+                    tracing::debug!(client = %self.comer.client, "no TLS hello: {wrong}");
+                    Look::Ends(Reason::TlsFailed)
+                }
+                client_hello::Outcome::Done { hello, length } => {
+                    Look::Wants(hello.name().cloned(), length)
+                }
+            },
+        }
+    }
+
+    fn header(&self, most: &mut [u8], arrived: usize, is_all: bool) -> Look {
         match proxy_protocol::read(&most[..arrived]) {
-            Outcome::More { .. } if self.end.read_closed() => Look::Ends(Reason::ProxyHeader),
+            Outcome::More { .. } if is_all => Look::Ends(Reason::ProxyHeader),
             Outcome::More { .. } => Look::Waits,
             Outcome::Wrong(wrong) => {
-                tracing::debug!(peer = %self.peer, "no PROXY protocol header: {wrong}");
+                tracing::debug!(peer = %self.comer.client, "no PROXY protocol header: {wrong}");
                 Look::Ends(Reason::ProxyHeader)
             }
             Outcome::Done { header, length } => {

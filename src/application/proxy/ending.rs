@@ -6,6 +6,7 @@ use super::{Connection, Proxy, Relaying, Stage};
 use crate::application::account::{self, Asked, Reason, Record};
 use crate::application::locate::Location;
 use crate::application::relay::{Ending, Side};
+use crate::application::upstreams::AppTable;
 use crate::clock;
 use crate::domain::time::Time;
 use crate::infrastructure::slab::Key;
@@ -24,10 +25,16 @@ impl Proxy {
     /// The end of a connection, whatever its stage.
     pub(super) fn end(&mut self, id: Key, connection: Box<Connection>, reason: Reason, now: Time) {
         self.connections.free(id);
-        let Connection { client, listener, location, accepted, stage, admitted, .. } = *connection;
+        let Connection { client, location, accepted, stage, admitted, .. } = *connection;
         let mut record = Record::new(client, reason);
         record.country = location.country;
         record.total = now.since(accepted);
+        let snapshot = self.shared.snapshot.load();
+        let table = match &stage {
+            Stage::Dialing { dial, .. } => snapshot.tables.get(dial.app()),
+            Stage::Relaying(relaying) => snapshot.tables.get(&relaying.slot.upstream().app),
+            Stage::Between => None,
+        };
         match stage {
             Stage::Dialing { client: end, dial, .. } => {
                 record.tries = u32::try_from(dial.tries()).unwrap_or(u32::MAX);
@@ -58,14 +65,14 @@ impl Proxy {
                 drop(slot);
             }
         }
-        self.account(listener, location, &record, now);
+        self.account(table.map(|table| &**table), location, &record, now);
         // Last, so that who waits for the last connection finds its line in the log's hands.
         drop(admitted);
     }
 
     pub(super) fn account(
         &mut self,
-        listener: u16,
+        table: Option<&AppTable>,
         location: Location,
         record: &Record,
         now: Time,
@@ -76,8 +83,6 @@ impl Proxy {
         }
         let shared = &self.shared;
         self.log.line(now, |out| {
-            let snapshot = shared.snapshot.load();
-            let table = snapshot.table(listener);
             let region = table.and_then(|table| {
                 table.layout.region_name(table.layout.origin(location.country, location.at_pop))
             });

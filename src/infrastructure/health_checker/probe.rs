@@ -160,7 +160,7 @@ fn own_header(stream: &TcpStream, version: Version) -> Box<[u8]> {
         (Version::V1, Ok(source), Ok(destination)) => Header::Proxied { source, destination },
         _ => Header::Local,
     };
-    header.written(version)
+    header.written(version, None)
 }
 
 /// Opens a connection to the first of the name's addresses that takes one.

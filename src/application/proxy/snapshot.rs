@@ -1,0 +1,63 @@
+//! What all workers go by.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::application::admission;
+use crate::application::connect;
+use crate::application::locate::Geo;
+use crate::application::upstreams::{AppTable, Keeper, Tables, WarmRules};
+use crate::domain::App;
+use crate::domain::cidr::CidrMap;
+use crate::domain::host::HostMap;
+
+/// What all workers read. Swapped whole by the control plane.
+#[derive(Clone)]
+pub struct Snapshot {
+    /// What each listener does, by its number.
+    pub listeners: Vec<ListenerRules>,
+    /// All apps.
+    pub tables: Tables,
+    /// The apps that names of servers lead to.
+    pub names: Arc<HostMap<App>>,
+    /// Peers whose PROXY protocol headers are believed.
+    pub trusted: Arc<CidrMap<()>>,
+    /// Who may come in.
+    pub admission: Arc<admission::Rules>,
+    /// Where clients are.
+    pub geo: Arc<Geo>,
+    /// How backends are dialled.
+    pub dial: connect::Rules,
+    /// How many warm connections are kept; `None` = none.
+    pub warm: Option<WarmRules>,
+    /// How long bytes may stay unacknowledged on a long-lived connection; zero = the system's limit.
+    pub user_timeout: Duration,
+}
+
+/// What a listener does with who comes.
+#[derive(Clone, Debug, Default)]
+pub struct ListenerRules {
+    /// The app that it serves; `None` = there is none.
+    pub table: Option<Arc<AppTable>>,
+    /// Whether each connection begins with a PROXY protocol header.
+    pub expects_header: bool,
+    /// Whether the server's name of TLS says which app is asked for; `table` is for other names.
+    pub passthrough: bool,
+}
+
+impl Snapshot {
+    /// A worker as a keeper of warm connections, if there are to be any.
+    pub(super) fn keeper(&self, worker: usize) -> Option<Keeper<'_>> {
+        self.warm.as_ref().map(|rules| Keeper { worker, rules })
+    }
+
+    /// The table of the app that a server's name leads to; else of the app for other names.
+    pub(super) fn table_of(&self, name: Option<&str>, listener: u16) -> Option<&Arc<AppTable>> {
+        let named = name.and_then(|name| self.tables.get(self.names.get(name)?));
+        named.or_else(|| self.listener(listener)?.table.as_ref())
+    }
+
+    pub(super) fn listener(&self, listener: u16) -> Option<&ListenerRules> {
+        self.listeners.get(usize::from(listener))
+    }
+}
