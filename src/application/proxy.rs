@@ -155,7 +155,6 @@ struct Connection {
     stage: Stage,
 }
 
-#[expect(clippy::large_enum_variant, reason = "most connections relay; all are boxed whole")]
 enum Stage {
     Dialing {
         client: End,
@@ -248,21 +247,21 @@ impl Proxy {
         if snapshot.listener(listener).is_some_and(|rules| rules.expects_header) {
             return self.arrive(end, peer, listener, &snapshot, now);
         }
-        let client = Comer { client: peer, destination: None, listener, accepted: now };
-        self.enter(client, end, None, &snapshot, now);
+        let comer = Comer { client: peer, destination: None, listener, accepted: now };
+        self.enter(&comer, end, None, &snapshot, now);
     }
 
     /// Goes on with whoever has come. One that was watched already has a key and is counted.
     fn enter(
         &mut self,
-        comer: Comer,
+        comer: &Comer,
         end: End,
         watched: Option<(Key, ConnectionGuard)>,
         snapshot: &Snapshot,
         now: Time,
     ) {
         let (key, guard) = watched.unzip();
-        match self.welcome(snapshot, &comer, key, guard, now) {
+        match self.welcome(snapshot, comer, key, guard, now) {
             Ok(welcome) => self.connect(comer, welcome, end, key, snapshot, now),
             Err((location, reason)) => {
                 end.reset();
@@ -318,14 +317,14 @@ impl Proxy {
     /// Begins to connect a client to its backend.
     fn connect(
         &mut self,
-        comer: Comer,
+        comer: &Comer,
         welcome: Welcome,
         end: End,
         watched_as: Option<Key>,
         snapshot: &Snapshot,
         now: Time,
     ) {
-        let Comer { client, destination, listener, accepted } = comer;
+        let Comer { client, destination, listener, accepted } = *comer;
         let Welcome { id, admitted, location, key, table, origin, mut routed } = welcome;
         let (upstream, hard_limit) =
             (Arc::clone(routed.slot.upstream()), table.hard_limit(routed.member));

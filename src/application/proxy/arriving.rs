@@ -104,24 +104,20 @@ impl Proxy {
                 self.connections.free(id);
                 self.never_came(arriving, reason, now);
             }
-            Look::Says(header) => {
-                let Arriving { end, peer, listener, accepted, guard } = arriving;
-                let (client, destination) = match header {
-                    Header::Proxied { source, destination } => (source, Some(destination)),
-                    Header::Local | Header::Unknown => (peer, None),
-                };
-                let comer = Comer { client, destination, listener, accepted };
-                let snapshot = self.shared.snapshot.load_full();
-                self.enter(comer, end, Some((id, guard)), &snapshot, now);
-            }
+            Look::Says(header) => self.has_come(id, arriving, header, now),
         }
     }
 
     /// Ends one whose header is not there in time; whether it was one that arrives.
     pub(super) fn arrival_time(&mut self, id: Key, now: Time) -> bool {
         let Some(arriving) = self.arriving.remove(&id) else { return false };
-        self.connections.free(id);
-        self.never_came(arriving, Reason::ProxyHeader, now);
+        // It may be there, and its event among more than this worker has taken up yet.
+        if let Look::Says(header) = arriving.look(&mut self.tools.scratch) {
+            self.has_come(id, arriving, header, now);
+        } else {
+            self.connections.free(id);
+            self.never_came(arriving, Reason::ProxyHeader, now);
+        }
         true
     }
 
@@ -132,6 +128,17 @@ impl Proxy {
             arriving.guard.force();
             self.never_came(arriving, Reason::Drained, now);
         }
+    }
+
+    fn has_come(&mut self, id: Key, arriving: Arriving, header: Header, now: Time) {
+        let Arriving { end, peer, listener, accepted, guard } = arriving;
+        let (client, destination) = match header {
+            Header::Proxied { source, destination } => (source, Some(destination)),
+            Header::Local | Header::Unknown => (peer, None),
+        };
+        let comer = Comer { client, destination, listener, accepted };
+        let snapshot = self.shared.snapshot.load_full();
+        self.enter(&comer, end, Some((id, guard)), &snapshot, now);
     }
 
     fn never_came(&mut self, arriving: Arriving, reason: Reason, now: Time) {
