@@ -1,5 +1,5 @@
 //! The PROXY protocol, in and out. Headers are made by hand here, byte by byte as the specification
-//! says (<https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>), or by HAProxy and nginx.
+//! says (<https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>), or by `HAProxy` and nginx.
 
 mod arriving;
 mod haproxy;

@@ -25,7 +25,8 @@ use crate::infrastructure::slab::Key;
 /// Longest wait for a whole header, or hello: they are the first bytes, sent without waiting for any.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a client is told whose server's name leads nowhere: a fatal alert, unrecognized_name (RFC 6066, 3).
+/// What a client is told whose server's name leads nowhere: a fatal alert, `unrecognized_name` (RFC
+/// 6066, 3).
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
 /// A connection that has not said yet what it must.
@@ -51,7 +52,7 @@ enum Look {
     /// The header was, and has been taken out.
     Says(Header),
     /// The hello is, of so many bytes.
-    Wants(Option<ServerName>, usize),
+    Wants(Option<Box<ServerName>>, usize),
     /// There will be none.
     Ends(Reason),
 }
@@ -126,7 +127,12 @@ impl Proxy {
     }
 
     fn look_at(&mut self, id: Key, mut arriving: Arriving, now: Time) {
-        match arriving.look(&mut self.tools.scratch) {
+        let look = arriving.look(&mut self.tools.scratch);
+        self.looked(id, arriving, look, now);
+    }
+
+    fn looked(&mut self, id: Key, arriving: Arriving, look: Look, now: Time) {
+        match look {
             Look::Waits => {
                 self.arriving.insert(id, arriving);
             }
@@ -148,7 +154,7 @@ impl Proxy {
                 let Arriving { end, mut comer, awaits, .. } = arriving;
                 let Awaits::Hello(admitted, _) = awaits else { return self.connections.free(id) };
                 let snapshot = self.shared.snapshot.load_full();
-                let name = name.as_ref().map(ServerName::as_str);
+                let name = name.as_ref().map(|name| name.as_str());
                 let table = snapshot.table_of(name, comer.listener);
                 let Some(table) = table else {
                     end.say_last(length, &UNRECOGNIZED_NAME, &mut self.tools.scratch);
@@ -168,10 +174,16 @@ impl Proxy {
         if self.arriving.get(&id).is_none_or(|arriving| arriving.until > now) {
             return self.arriving.contains_key(&id);
         }
-        let Some(arriving) = self.arriving.remove(&id) else { return false };
-        self.connections.free(id);
-        let reason = arriving.awaits.missing();
-        self.never_came(arriving, reason, now);
+        let Some(mut arriving) = self.arriving.remove(&id) else { return false };
+        // It may be there, and its event among more than this worker has taken up yet.
+        match arriving.look(&mut self.tools.scratch) {
+            Look::Waits => {
+                self.connections.free(id);
+                let reason = arriving.awaits.missing();
+                self.never_came(arriving, reason, now);
+            }
+            look => self.looked(id, arriving, look, now),
+        }
         true
     }
 
@@ -237,7 +249,7 @@ impl Arriving {
                     Look::Ends(Reason::TlsFailed)
                 }
                 client_hello::Outcome::Done { hello, length } => {
-                    Look::Wants(hello.name().cloned(), length)
+                    Look::Wants(hello.name().cloned().map(Box::new), length)
                 }
             },
         }

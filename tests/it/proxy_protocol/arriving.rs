@@ -6,13 +6,15 @@ use std::net::SocketAddr;
 use std::thread;
 
 use super::{
-    LOCAL, Written, addr, assert_reset, greeted, line, refusals, sends, site, speaks_for, v1, v2,
-    v2_of, visits,
+    LOCAL, PROXY, Written, addr, assert_reset, greeted, line, refusals, sends, site, speaks_for,
+    v1, v2, v2_of, visits,
 };
 use crate::support::{Backend, Client, Refusing, Row, Site, eventually, noise};
 
 /// More than any buffer on the way takes at once.
 const MUCH: usize = 700_000;
+/// The longest header that is taken.
+const LONGEST: usize = 4_096;
 
 /// Says how many bytes it got, when they have ended.
 fn counting() -> Backend {
@@ -52,12 +54,18 @@ fn extensions_are_read_over() {
     let (_backend, edge) = greeted();
     let ipv4 = &v2(addr("192.0.2.1:4001"), addr("192.0.2.80:80"))[16..];
     let authority = b"\x02\0\x0bexample.org";
-    let nothing = [&b"\x04\x08\0"[..], &[0; 0x800]].concat();
-    let mut client = sends(&edge, &v2_of(0x21, 0x11, &[ipv4, authority, &nothing].concat()));
-    assert_eq!(client.greeting().unwrap(), "a");
-    client.echo("hello").unwrap();
-    drop(client);
-    assert_eq!(&line(&edge, "192.0.2.1:4001")["sent"], "5");
+    let rest = [ipv4, authority].concat();
+    // Nothing, as long as it takes to make the header as long as one may be.
+    let nothing = LONGEST - 16 - rest.len() - 3;
+    let length = u16::try_from(nothing).unwrap().to_be_bytes();
+    let longest = [&rest[..], b"\x04", &length, &vec![0; nothing]].concat();
+    for rest in [rest, longest] {
+        let mut client = sends(&edge, &v2_of(PROXY, 0x11, &rest));
+        assert_eq!(client.greeting().unwrap(), "a");
+        client.echo("hello").unwrap();
+    }
+    edge.wait_for_ends(2, "client_closed");
+    assert!(edge.access_lines().iter().all(|line| line.contains(" client=192.0.2.1:4001 ")));
 }
 
 #[test]
@@ -69,7 +77,7 @@ fn a_peer_that_comes_for_itself_or_cannot_say_for_whom_is_the_client() {
         unknown.into(),
         v2_of(LOCAL, 0, b""),
         v2_of(LOCAL, 0x11, &[7; 12]),
-        v2_of(0x21, 0, b""),
+        v2_of(PROXY, 0, b""),
     ] {
         let mut client = sends(&edge, &header);
         assert_eq!(client.greeting().unwrap(), "a");

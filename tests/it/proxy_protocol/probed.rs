@@ -19,9 +19,12 @@ fn probing(check: &str, version: &str, health: &str) -> Site {
         .toml(&format!("[app.web]\nproxy_protocol = \"{version}\"\n{health}"))
 }
 
+/// Who came, and what they said.
+type Kept = Arc<Mutex<Vec<(SocketAddr, Vec<u8>)>>>;
+
 /// A backend that keeps who came and what they said, and answers that all is well.
-fn keeping() -> (Backend, Arc<Mutex<Vec<(SocketAddr, Vec<u8>)>>>) {
-    let kept = Arc::<Mutex<Vec<_>>>::default();
+fn keeping() -> (Backend, Kept) {
+    let kept = Kept::default();
     let keep = Arc::clone(&kept);
     let backend = Backend::serving(move |mut stream| {
         let peer = stream.peer_addr().unwrap();

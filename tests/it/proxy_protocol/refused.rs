@@ -7,7 +7,7 @@ use super::{
     LOCAL, SIGNATURE, addr, assert_reset, assert_turned_away, greeted, line, refusals, sends, site,
     speaks_for, v1, v2, v2_of, visits,
 };
-use crate::support::{Backend, Client, Edge, Row, Site, eventually};
+use crate::support::{Backend, Client, Edge, Metrics, Row, Site, eventually};
 
 /// The first message of a TLS client, as far as anybody looks.
 const TLS_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
@@ -101,6 +101,30 @@ fn a_peer_that_comes_and_goes_without_a_word_is_logged_as_that() {
         assert_eq!(&edge.access_of_addr(peer)["reason"], "client_reset");
     }
     assert_eq!(backend.accepted(), 0);
+}
+
+#[test]
+fn nothing_is_left_of_any_number_of_them() {
+    let (_backend, edge) = greeted();
+    visits(&edge, "192.0.2.1:1");
+    edge.metrics_when("the first has gone", |metrics| open(metrics) == 0);
+    let before = edge.descriptors_at_rest();
+    let half = &speaks_for("192.0.2.1:1")[..9];
+    for _ in 0..100 {
+        Client::refused("127.0.0.2", edge.addr);
+        is_reset(&edge, TLS_HELLO);
+        drop(sends(&edge, half));
+        sends(&edge, half).reset();
+        drop(edge.client());
+    }
+    edge.metrics_when("all have gone", |metrics| {
+        metrics.sum("edgeproxy_connections_ended_total", &[]) == 501 && open(metrics) == 0
+    });
+    eventually("their descriptors are closed", || (edge.descriptors() <= before).then_some(()));
+}
+
+fn open(metrics: &Metrics) -> u64 {
+    metrics.value("edgeproxy_connections_active", &[])
 }
 
 #[test]
