@@ -1,7 +1,7 @@
 //! What happens to what is in force: readings of the registry, reloads of the configuration, new
 //! country data. One after the other, so that each is whole.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -338,9 +338,9 @@ fn named(ids: &[BackendId]) -> String {
 }
 
 fn log_difference(before: &Registry, after: &Registry) {
-    let by_id = |registry: &Registry| -> BTreeMap<BackendId, Backend> {
-        registry.backends.iter().map(|b| (b.id.clone(), b.clone())).collect()
-    };
+    fn by_id(registry: &Registry) -> HashMap<&BackendId, &Backend> {
+        registry.backends.iter().map(|backend| (&backend.id, backend)).collect()
+    }
     let (old, new) = (by_id(before), by_id(after));
     let added = new.keys().filter(|id| !old.contains_key(*id)).count();
     let removed = old.keys().filter(|id| !new.contains_key(*id)).count();

@@ -2,7 +2,7 @@
 //! away most backends at once is more often a mistake: a `DELETE` without `WHERE`, a restored backup
 //! that is empty. It is held until a later reading still says so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use super::ports::Registry;
@@ -60,7 +60,9 @@ impl Guard {
         let before = eligible(in_force);
         let of = before.len();
         let is_mass = |leaving: usize| of >= SMALLEST && leaving * 2 > of;
-        let leaving: BTreeSet<Member> = before.difference(&eligible(read)).cloned().collect();
+        let after = eligible(read);
+        let leaving = before.difference(&after).map(|(id, app)| ((*id).clone(), (*app).clone()));
+        let leaving: BTreeSet<Member> = leaving.collect();
         if !is_mass(leaving.len()) {
             self.held = None;
             return Verdict::Take;
@@ -91,9 +93,9 @@ impl Guard {
     }
 }
 
-fn eligible((registry, unix_now): (&Registry, i64)) -> BTreeSet<Member> {
+fn eligible((registry, unix_now): (&Registry, i64)) -> HashSet<(&BackendId, &App)> {
     let eligible = registry.backends.iter().filter(|b| b.eligible(unix_now).is_ok());
-    eligible.map(|backend| (backend.id.clone(), backend.app.clone())).collect()
+    eligible.map(|backend| (&backend.id, &backend.app)).collect()
 }
 
 #[cfg(test)]
