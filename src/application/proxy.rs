@@ -228,7 +228,7 @@ impl Proxy {
     /// Goes on with whoever has come. One that was watched already has a key and is counted.
     fn enter(
         &mut self,
-        comer: &Comer,
+        comer: Comer,
         end: End,
         watched: Option<(Key, ConnectionGuard)>,
         snapshot: &Snapshot,
@@ -341,7 +341,7 @@ impl Proxy {
     /// Begins to connect a client to its backend.
     fn connect(
         &mut self,
-        comer: &Comer,
+        comer: Comer,
         welcome: Welcome,
         end: End,
         watched_as: Option<Key>,

@@ -22,11 +22,18 @@ const PARTS: &str = r#"
 #: app = "db"
 #: mode = "tcp"
 
+# One that passes TLS through: the server's name that a client asks for leads to the app whose `sni`
+# has it, or to `app`; without `app` other names are refused.
+#: [[listener]]
+#: addr = "0.0.0.0:8443"
+#: tls = "passthrough"
+
 # What holds for one app. `spill` is how far from home its clients may be served: any, region or
 # country; beyond it they are refused. With such a table, name the app of the plain listener by
 # EDGEPROXY_APP instead of `app` above. `health` is how its backends are probed, where that differs
 # from `health_check` above: type, path, expected_status, host (what the request says for Host), port.
 #: [app.web]
+#: sni = ["www.example.com", "*.web.example.com"]
 #: spill = "region"
 #: affinity_ttl_secs = 3600
 #: idle_timeout_secs = 600

@@ -30,5 +30,6 @@ mod routing;
 mod shutdown;
 mod slow_start;
 mod snapshot;
+mod sni;
 mod support;
 mod traffic;
