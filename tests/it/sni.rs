@@ -37,7 +37,7 @@ fn passing(site: Site, listener: &str) -> Passing {
 /// One backend for each app, which greets before anything is said.
 fn backends(site: Site) -> ([Backend; 2], Site) {
     let backends = ["one", "two"].map(Backend::named);
-    let [one, two] = backends.each_ref().map(|backend| backend.addr());
+    let [one, two] = backends.each_ref().map(Backend::addr);
     let site =
         site.backend(Row::new("one", one).app("one")).backend(Row::new("two", two).app("two"));
     (backends, site)
