@@ -82,7 +82,9 @@ impl Control {
         remind.tick().await;
         loop {
             let lease_ends = self.in_force.next_expiry(unix_now());
-            let confirmed_at = self.follow.guard.due(self.apart());
+            // Once it has passed, the next reading says, whenever the store can be read.
+            let due = self.follow.guard.due(self.apart());
+            let confirmed_at = due.filter(|due| *due > clock::now());
             tokio::select! {
                 reading = self.following.readings.recv() => match reading {
                     Some(Ok(read)) => self.read(read),

@@ -241,7 +241,8 @@ impl Proxy {
             Ok(admitted) => admitted,
             Err(reason) => {
                 self.ended.refused(reason, ip.into());
-                return self.turn_away(&comer, end, key, (None, reason), now);
+                let nowhere = Location::default();
+                return self.turn_away(&comer, end, key, (None, nowhere, reason), now);
             }
         };
         self.uncounted |= !admitted.is_counted();
@@ -270,11 +271,11 @@ impl Proxy {
     ) {
         let location = snapshot.geo.locate(comer.client.ip());
         let Some(table) = table else {
-            return self.turn_away(&comer, end, key, (None, Reason::NoBackend), now);
+            return self.turn_away(&comer, end, key, (None, location, Reason::NoBackend), now);
         };
         match self.welcome(snapshot, &comer, key, admitted, location, table, now) {
             Ok(welcome) => self.connect(comer, welcome, end, key, snapshot, now),
-            Err(reason) => self.turn_away(&comer, end, key, (Some(table), reason), now),
+            Err(reason) => self.turn_away(&comer, end, key, (Some(table), location, reason), now),
         }
     }
 
@@ -284,7 +285,7 @@ impl Proxy {
         comer: &Comer,
         end: End,
         key: Option<Key>,
-        why: (Option<&AppTable>, Reason),
+        why: (Option<&AppTable>, Location, Reason),
         now: Time,
     ) {
         end.reset();
@@ -296,15 +297,12 @@ impl Proxy {
         &mut self,
         comer: &Comer,
         key: Option<Key>,
-        (table, reason): (Option<&AppTable>, Reason),
+        (table, location, reason): (Option<&AppTable>, Location, Reason),
         now: Time,
     ) {
         if let Some(key) = key {
             self.connections.free(key);
         }
-        let geo = |proxy: &Self| proxy.shared.snapshot.load().geo.locate(comer.client.ip());
-        // Who is not let in is not looked up.
-        let location = if reason.is_admission() { Location::default() } else { geo(self) };
         let mut record = Record::new(comer.client, reason);
         record.country = location.country;
         record.total = now.since(comer.accepted);

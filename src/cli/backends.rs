@@ -158,7 +158,7 @@ pub async fn run(
     out: &mut dyn Write,
 ) -> anyhow::Result<Outcome> {
     eprintln!(
-        "{} (offline: the running process picks this up within its reload interval)",
+        "{} (offline: a running process sees changes of it at its next look or reload)",
         repo.describe()
     );
     let registry = repo.load().await?;

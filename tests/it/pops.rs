@@ -3,20 +3,10 @@
 use std::time::Duration;
 
 use crate::support::postgres::Postgres;
-use crate::support::{Backend, Edge, Row, Site, eventually, within};
+use crate::support::{Backend, Row, Site, eventually, within};
 
 fn site(server: &Postgres) -> Site {
-    Site::new()
-        .without_affinity()
-        .with_metrics()
-        .env("EDGEPROXY_POSTGRES_ENABLED", "true")
-        .env("EDGEPROXY_POSTGRES_URL", &server.url())
-        .env("EDGEPROXY_POSTGRES_RELOAD_SECS", "30")
-        .env("EDGEPROXY_SLOW_START_SECS", "0")
-}
-
-fn served_by(edge: &Edge) -> Option<String> {
-    edge.visit().ok().map(|visit| visit.served_by)
+    Site::new().without_affinity().with_metrics().with_postgres(server, "30")
 }
 
 #[test]
@@ -28,14 +18,14 @@ fn a_change_is_at_three_of_them_long_before_they_would_look() {
     server.sql(&Row::new("one", one.addr()).insert());
     for pop in &pops {
         eventually("the row is served", || {
-            (served_by(pop).as_deref() == Some("one")).then_some(())
+            (pop.served_by().as_deref() == Some("one")).then_some(())
         });
     }
     server.sql(&format!("DELETE FROM backends; {}", Row::new("other", other.addr()).insert()));
     for pop in &pops {
         // 100 ms on a machine with time; this one may be busy with other tests.
         within(Duration::from_secs(2), "the change is served", || {
-            (served_by(pop).as_deref() == Some("other")).then_some(())
+            (pop.served_by().as_deref() == Some("other")).then_some(())
         });
     }
 }
@@ -47,16 +37,16 @@ fn a_database_that_is_killed_under_traffic_costs_no_connection_and_its_changes_a
     let [one, other] = [Backend::named("one"), Backend::named("other")];
     let edge = site(&server).env("EDGEPROXY_POSTGRES_RELOAD_SECS", "1").start();
     server.sql(&Row::new("one", one.addr()).insert());
-    eventually("the row is served", || served_by(&edge));
+    eventually("the row is served", || edge.served_by());
     server.kill();
     edge.metrics_when("it is noticed", |metrics| metrics.value("edgeproxy_registry_up", &[]) == 0);
     for _ in 0..200 {
-        assert_eq!(served_by(&edge).as_deref(), Some("one"));
+        assert_eq!(edge.served_by().as_deref(), Some("one"));
     }
     server.restart();
     server.sql(&format!("DELETE FROM backends; {}", Row::new("other", other.addr()).insert()));
     eventually("the change is served", || {
-        (served_by(&edge).as_deref() == Some("other")).then_some(())
+        (edge.served_by().as_deref() == Some("other")).then_some(())
     });
     edge.metrics_when("it is noticed", |metrics| metrics.value("edgeproxy_registry_up", &[]) == 1);
     let log = edge.log_so_far().join("\n");

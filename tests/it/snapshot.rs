@@ -9,17 +9,14 @@ use std::time::{Duration, SystemTime};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::postgres::Postgres;
-use crate::support::{Backend, Edge, Lines, Metrics, PATIENCE, Row, Site, eventually};
+use crate::support::{Backend, Lines, Metrics, PATIENCE, Row, Site, eventually};
 
 fn site(server: &Postgres) -> Site {
     Site::new()
         .without_affinity()
         .with_metrics()
-        .env("EDGEPROXY_POSTGRES_ENABLED", "true")
-        .env("EDGEPROXY_POSTGRES_URL", &server.url())
-        .env("EDGEPROXY_POSTGRES_RELOAD_SECS", "1")
+        .with_postgres(server, "1")
         .env("EDGEPROXY_POSTGRES_CONNECT_TIMEOUT_SECS", "2")
-        .env("EDGEPROXY_SLOW_START_SECS", "0")
 }
 
 /// Where a site keeps its snapshot, once there is one.
@@ -31,16 +28,12 @@ fn file(site: &Site) -> Option<PathBuf> {
     std::fs::read_dir(site.path("")).ok()?.flatten().map(|entry| entry.path()).find(is_it)
 }
 
-fn served_by(edge: &Edge) -> Option<String> {
-    edge.visit().ok().map(|visit| visit.served_by)
-}
-
 /// A POP that has served this row, and its database.
 fn having_served(row: &Row) -> (Site, Postgres) {
     let server = Postgres::start();
     let edge = site(&server).start();
     server.sql(&row.insert());
-    eventually("the row is served", || served_by(&edge));
+    eventually("the row is served", || edge.served_by());
     let has_row = || {
         let text = std::fs::read_to_string(file(&edge.site)?).ok()?;
         text.contains(&format!("\"{}\"", row.id)).then_some(())
@@ -73,7 +66,7 @@ fn a_pop_starts_from_it_while_its_database_is_down_and_takes_up_what_has_changed
     let said = edge.wait_for_log("serving from the snapshot");
     assert!(said.contains("WARN") && said.contains("1h 0m old"), "{said}");
     assert!(said.contains("PostgreSQL edge@127.0.0.1:"), "{said}");
-    assert_eq!(served_by(&edge).as_deref(), Some("one"));
+    assert_eq!(edge.served_by().as_deref(), Some("one"));
     let metrics = edge.metrics();
     assert_eq!(metrics.value("edgeproxy_registry_up", &[]), 0);
     assert!(metrics.seconds("edgeproxy_registry_age_seconds") >= 3_600.0);
@@ -82,7 +75,7 @@ fn a_pop_starts_from_it_while_its_database_is_down_and_takes_up_what_has_changed
     server.restart();
     server.sql(&format!("DELETE FROM backends; {}", Row::new("other", other.addr()).insert()));
     eventually("the change is served", || {
-        (served_by(&edge).as_deref() == Some("other")).then_some(())
+        (edge.served_by().as_deref() == Some("other")).then_some(())
     });
     let metrics =
         edge.metrics_when("it is noticed", |m| m.value("edgeproxy_registry_up", &[]) == 1);
@@ -97,7 +90,7 @@ fn a_database_that_accepts_and_says_nothing_is_not_waited_for_for_ever() {
     server.freeze();
     let edge = site.env("EDGEPROXY_POSTGRES_QUERY_TIMEOUT_SECS", "1").start();
     edge.wait_for_log("serving from the snapshot");
-    assert_eq!(served_by(&edge).as_deref(), Some("a"));
+    assert_eq!(edge.served_by().as_deref(), Some("a"));
     server.thaw();
     edge.metrics_when("it is back", |metrics| metrics.value("edgeproxy_registry_up", &[]) == 1);
 }
@@ -159,7 +152,7 @@ fn a_state_folder_that_cannot_be_written_is_warned_of_and_serving_goes_on() {
     let server = Postgres::start();
     let edge = site(&server).env("EDGEPROXY_STATE_DIR", "/proc/nowhere").start();
     server.sql(&Row::new("a", backend.addr()).insert());
-    eventually("the row is served", || served_by(&edge));
+    eventually("the row is served", || edge.served_by());
     let said = edge.wait_for_log("/proc/nowhere/registry-snapshot-");
     assert!(said.contains("WARN") && said.contains("cannot be written"), "{said}");
 }
@@ -174,7 +167,7 @@ fn no_lease_ends_while_the_database_cannot_be_read_nor_when_the_pop_starts_again
          VALUES ('a', 1, extract(epoch FROM now())::bigint + 4)",
         Row::new("a", backend.addr()).insert()
     ));
-    eventually("the row is served", || served_by(&edge));
+    eventually("the row is served", || edge.served_by());
     let has_row =
         || std::fs::read_to_string(file(&edge.site)?).ok()?.contains("\"a\"").then_some(());
     eventually("it is kept", has_row);
@@ -182,16 +175,16 @@ fn no_lease_ends_while_the_database_cannot_be_read_nor_when_the_pop_starts_again
     edge.metrics_when("it is noticed", |metrics| metrics.value("edgeproxy_registry_up", &[]) == 0);
     let ended = SystemTime::now() + Duration::from_secs(5);
     eventually("the lease would have ended", || (SystemTime::now() > ended).then_some(()));
-    assert_eq!(served_by(&edge).as_deref(), Some("a"));
+    assert_eq!(edge.served_by().as_deref(), Some("a"));
     // A reload makes the tables anew.
     edge.signal(Signal::HUP);
     edge.wait_for_log("configuration reloaded");
-    assert_eq!(served_by(&edge).as_deref(), Some("a"));
+    assert_eq!(edge.served_by().as_deref(), Some("a"));
 
     let edge = edge.killed().start();
-    assert_eq!(served_by(&edge).as_deref(), Some("a"), "the POP starts with it");
+    assert_eq!(edge.served_by().as_deref(), Some("a"), "the POP starts with it");
     server.restart();
-    eventually("it ends once the database says so", || served_by(&edge).is_none().then_some(()));
+    eventually("it ends once the database says so", || edge.served_by().is_none().then_some(()));
 }
 
 #[test]
@@ -235,8 +228,38 @@ fn a_pop_that_starts_on_an_emptied_registry_serves_from_it_until_that_is_confirm
     server.sql("DELETE FROM backends");
     let edge = site.start();
     edge.wait_for_log("the registry lacks 10 of 10 eligible backends");
-    assert!(served_by(&edge).is_some());
+    assert!(edge.served_by().is_some());
     assert_eq!(edge.metrics().value("edgeproxy_registry_change_held", &[]), 1);
     edge.wait_for_log("the change of the registry that was held is confirmed");
-    eventually("nobody is left", || served_by(&edge).is_none().then_some(()));
+    eventually("nobody is left", || edge.served_by().is_none().then_some(()));
+}
+
+#[test]
+fn a_change_that_is_held_when_the_database_goes_is_waited_for_in_peace() {
+    let backends: Vec<Backend> = (0..10).map(|n| Backend::named(&format!("b{n}"))).collect();
+    let mut server = Postgres::start();
+    let rows: String = backends
+        .iter()
+        .enumerate()
+        .map(|(n, backend)| Row::new(&format!("b{n}"), backend.addr()).insert() + ";")
+        .collect();
+    let edge = site(&server).env("EDGEPROXY_POSTGRES_RELOAD_SECS", "3").start();
+    server.sql(&rows);
+    let eligible = |metrics: &Metrics| metrics.sum("edgeproxy_backend_eligible", &[]);
+    edge.metrics_when("all are there", |metrics| eligible(metrics) == 10);
+    server.sql("DELETE FROM backends");
+    edge.wait_for_log("a change of the registry is held");
+    server.kill();
+    edge.metrics_when("it is noticed", |metrics| metrics.value("edgeproxy_registry_up", &[]) == 0);
+    let has_passed = |secs| {
+        let then = SystemTime::now() + Duration::from_secs(secs);
+        eventually("time passes", || (SystemTime::now() > then).then_some(()));
+    };
+    // What would have confirmed it is due by then.
+    has_passed(4);
+    let before = edge.sleeps();
+    has_passed(2);
+    let sleeps = edge.sleeps() - before;
+    assert!(sleeps < 300, "it woke up {sleeps} times in 2 s without work");
+    assert_eq!(eligible(&edge.metrics()), 10);
 }

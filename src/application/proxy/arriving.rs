@@ -158,7 +158,9 @@ impl Proxy {
                 let table = snapshot.table_of(name, comer.listener);
                 let Some(table) = table else {
                     end.say_last(length, &UNRECOGNIZED_NAME, &mut self.tools.scratch);
-                    return self.refuse(&comer, Some(id), (None, Reason::NoBackend), now);
+                    let location = snapshot.geo.locate(comer.client.ip());
+                    let why = (None, location, Reason::NoBackend);
+                    return self.refuse(&comer, Some(id), why, now);
                 };
                 // Only a header of version 2 has a place for it.
                 if table.rules.header == Some(Version::V2) {

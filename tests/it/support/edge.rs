@@ -96,6 +96,11 @@ impl Edge {
         self.child.id()
     }
 
+    /// How often its control plane has gone to sleep so far.
+    pub fn sleeps(&self) -> u64 {
+        process::sleeps(self.pid())
+    }
+
     pub fn memory_kib(&self) -> u64 {
         process::memory_kib(self.pid())
     }
@@ -132,6 +137,11 @@ impl Edge {
     /// A client that connects and waits for the backend's greeting.
     pub fn visit(&self) -> io::Result<Visit> {
         self.visit_from("127.0.0.1")
+    }
+
+    /// Who serves a client, if anybody does.
+    pub fn served_by(&self) -> Option<String> {
+        self.visit().ok().map(|visit| visit.served_by)
     }
 
     /// The same from an address of its own.

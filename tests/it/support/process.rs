@@ -21,6 +21,13 @@ pub fn memory_kib(pid: u32) -> u64 {
     kib.and_then(|kib| kib.parse().ok()).expect("Linux 4.5 or newer")
 }
 
+/// How often the main thread of a process has gone to sleep.
+pub fn sleeps(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.and_then(|count| count.trim().parse().ok()).expect("Linux counts them")
+}
+
 /// Threads of a process.
 pub fn threads(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives").count()

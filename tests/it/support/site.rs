@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use super::edge::Edge;
+use super::postgres::Postgres;
 use super::registry::Row;
 
 /// The program under test.
@@ -63,6 +64,14 @@ impl Site {
     /// Without affinity: each connection is a choice of its own.
     pub fn without_affinity(self) -> Self {
         self.env("EDGEPROXY_BINDING_TTL_SECS", "0")
+    }
+
+    /// With the registry in a `PostgreSQL`, looked at so often besides; who is new has its whole share.
+    pub fn with_postgres(self, server: &Postgres, reload_secs: &str) -> Self {
+        self.env("EDGEPROXY_POSTGRES_ENABLED", "true")
+            .env("EDGEPROXY_POSTGRES_URL", &server.url())
+            .env("EDGEPROXY_POSTGRES_RELOAD_SECS", reload_secs)
+            .env("EDGEPROXY_SLOW_START_SECS", "0")
     }
 
     /// With metrics, on a port that the system chooses.
