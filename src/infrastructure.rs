@@ -15,6 +15,7 @@ pub mod rate_limiter;
 pub mod reactor;
 pub mod shutdown;
 pub mod slab;
+pub mod tls;
 
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerConfig};
 pub use config_watcher::{ConfigChange, ConfigWatcher};

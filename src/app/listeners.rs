@@ -179,6 +179,7 @@ impl Listening {
                     table: app.and_then(|app| tables.get(app)).cloned(),
                     expects_header: group.expects_header,
                     passthrough: group.passthrough,
+                    tls: None,
                 }
             })
             .collect()

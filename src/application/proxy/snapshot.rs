@@ -10,6 +10,7 @@ use crate::application::upstreams::{AppTable, Keeper, Tables, WarmRules};
 use crate::domain::App;
 use crate::domain::cidr::CidrMap;
 use crate::domain::host::HostMap;
+use crate::infrastructure::tls::Terminator;
 
 /// What all workers read. Swapped whole by the control plane.
 #[derive(Clone)]
@@ -43,6 +44,8 @@ pub struct ListenerRules {
     pub expects_header: bool,
     /// Whether the server's name of TLS says which app is asked for; `table` is for other names.
     pub passthrough: bool,
+    /// Ends TLS, where that is done here.
+    pub tls: Option<Arc<Terminator>>,
 }
 
 impl Snapshot {

@@ -1,0 +1,40 @@
+//! TLS that ends here: which certificate a client is shown, by the server's name that it asks for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+
+/// What a listener shows its clients. Never changed: another takes its place.
+#[derive(Debug, Default)]
+pub struct Terminator {
+    /// By name, in lower case; `*.example.com` stands for one label before `example.com` (RFC 6125,
+    /// 6.4.3).
+    by_name: HashMap<String, Arc<ServerConfig>>,
+    /// For other names, and for clients that give none; `None` = they are refused.
+    default: Option<Arc<ServerConfig>>,
+}
+
+impl Terminator {
+    /// One with certificates for names, and one for all others, if they are not to be refused.
+    #[must_use]
+    pub const fn new(
+        by_name: HashMap<String, Arc<ServerConfig>>,
+        default: Option<Arc<ServerConfig>>,
+    ) -> Self {
+        Self { by_name, default }
+    }
+
+    /// How a connection is secured that asks for `name`, in lower case and without a dot at its end.
+    /// `None` = there is no certificate for it, and it is to be refused.
+    #[must_use]
+    pub fn config(&self, name: Option<&str>) -> Option<&Arc<ServerConfig>> {
+        let named = name.and_then(|name| {
+            self.by_name.get(name).or_else(|| {
+                let (_, above) = name.split_once('.')?;
+                self.by_name.get(&format!("*.{above}"))
+            })
+        });
+        named.or(self.default.as_ref())
+    }
+}
