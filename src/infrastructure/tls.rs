@@ -1,9 +1,13 @@
 //! TLS that ends here: which certificate a client is shown, by the server's name that it asks for.
 
+mod session;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
+
+pub use session::{Session, sealed_length};
 
 /// What a listener shows its clients. Never changed: another takes its place.
 #[derive(Debug, Default)]
