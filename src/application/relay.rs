@@ -13,8 +13,8 @@ use rustix::pipe::{SpliceFlags, splice};
 
 use crate::infrastructure::pipes::{Pipe, Pipes};
 use crate::infrastructure::reactor::Interest;
-pub use end::{End, Read};
 use end::retry;
+pub use end::{End, Read};
 
 /// Size of the scratch buffer: what one read brings at most. A little less than the largest segment
 /// of the loopback interface, so that what is read at once is not sent as a full segment and a crumb.
@@ -441,7 +441,8 @@ impl Flow {
                 Held::Piped(piped) => piped.filled -= written,
             }
             // A pipe may give less than asked without the sink being full.
-            sink.writable &= written == left || (written > 0 && matches!(self.held, Held::Piped(_)));
+            sink.writable &=
+                written == left || (written > 0 && matches!(self.held, Held::Piped(_)));
         }
     }
 

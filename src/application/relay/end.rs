@@ -171,7 +171,8 @@ impl End {
         let room = tools.scratch.len() - unread;
         let received = self.receive(&mut tools.scratch[unread..]);
         let Some(session) = &mut self.tls else { return Ok(None) };
-        let arrived = &mut tools.scratch[..unread + received.unwrap_or_default().unwrap_or_default()];
+        let arrived =
+            &mut tools.scratch[..unread + received.unwrap_or_default().unwrap_or_default()];
         tools.plain.clear();
         // Also when nothing has come: what was not whole is kept.
         let taken = session.take(arrived, &mut tools.plain);
@@ -216,7 +217,12 @@ impl End {
     ///
     /// # Errors
     /// When the peer is gone.
-    pub(super) fn write(&mut self, bytes: &[u8], last: bool, sealed: &mut Vec<u8>) -> Result<usize> {
+    pub(super) fn write(
+        &mut self,
+        bytes: &[u8],
+        last: bool,
+        sealed: &mut Vec<u8>,
+    ) -> Result<usize> {
         let Some(session) = &mut self.tls else {
             self.before_write(bytes.len());
             // The last bytes wait for the end that follows in this turn, to go out in one segment with it.

@@ -325,7 +325,8 @@ fn seal<C: Connection>(
             ConnectionState::TransmitTlsData(data) => data.done(),
             ConnectionState::PeerClosed => {}
             ConnectionState::WriteTraffic(mut traffic) => {
-                let used_up = |error: rustls::unbuffered::EncryptError| Error::General(error.to_string());
+                let used_up =
+                    |error: rustls::unbuffered::EncryptError| Error::General(error.to_string());
                 if !plain.is_empty() {
                     written += traffic.encrypt(plain, &mut out[written..]).map_err(used_up)?;
                 }
