@@ -423,7 +423,7 @@ impl Flow {
             let written = match &self.held {
                 Held::Nothing => 0,
                 Held::Bytes { bytes, from } => {
-                    sink.write(&bytes[*from..], false, &mut tools.sealed)?
+                    sink.write_held(&bytes[*from..], &mut tools.sealed)?
                 }
                 Held::Piped(piped) => {
                     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;

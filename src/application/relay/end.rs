@@ -256,6 +256,17 @@ impl End {
         Ok(bytes.len())
     }
 
+    /// The same for bytes that had to wait: the socket takes what it can in one go.
+    ///
+    /// # Errors
+    /// When the peer is gone.
+    pub(super) fn write_held(&mut self, bytes: &[u8], sealed: &mut Vec<u8>) -> Result<usize> {
+        match self.tls {
+            Some(_) => self.write(bytes, false, sealed),
+            None => write(&self.socket, bytes, SendFlags::empty()),
+        }
+    }
+
     /// Sends what TLS has to say; whether nothing is left.
     ///
     /// # Errors
