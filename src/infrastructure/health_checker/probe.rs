@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::HealthCheckType;
 use super::deadline::{too_late, within};
 use super::status_line;
-use crate::infrastructure::proxy_protocol::{Header, Version};
+use crate::infrastructure::proxy_protocol::{Header, Tlvs, Version};
 
 /// What this process is out of when a probe could not be made: no word about the backend.
 const OURS: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
@@ -160,7 +160,7 @@ fn own_header(stream: &TcpStream, version: Version) -> Box<[u8]> {
         (Version::V1, Ok(source), Ok(destination)) => Header::Proxied { source, destination },
         _ => Header::Local,
     };
-    header.written(version, None)
+    header.written(version, &Tlvs::default())
 }
 
 /// Opens a connection to the first of the name's addresses that takes one.
