@@ -1,5 +1,6 @@
 //! TLS that ends here: which certificate a client is shown, by the server's name that it asks for.
 
+mod leaf;
 mod pair;
 mod policy;
 
@@ -9,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 
-pub use pair::{Pair, PairError};
+pub use pair::{BadFile, Pair};
 pub use policy::Policy;
 
 /// What a listener shows its clients. Never changed: another takes its place.

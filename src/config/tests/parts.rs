@@ -333,7 +333,7 @@ fn a_client_that_must_have_a_certificate_needs_a_ca_that_it_comes_from() {
         "x.toml:4:15: certificate.client_auth = \"optional\": must be given with client_ca"
     );
     for right in [
-        format!("[tls]\nclient_ca = \"/ca\"\nclient_auth = \"optional\""),
+        "[tls]\nclient_ca = \"/ca\"\nclient_auth = \"optional\"".into(),
         format!("{own}client_ca = \"/ca\""),
         format!("{own}[tls]\nclient_ca = \"/ca\""),
         format!("{pair}client_ca = \"/ca\"\n[tls]\nclient_auth = \"optional\""),
