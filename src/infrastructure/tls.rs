@@ -3,6 +3,7 @@
 mod leaf;
 mod pair;
 mod policy;
+mod session;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -12,6 +13,7 @@ use rustls::crypto::CryptoProvider;
 
 pub use pair::{BadFile, Pair};
 pub use policy::Policy;
+pub use session::{Session, sealed_length};
 
 /// What a listener shows its clients. Never changed: another takes its place.
 #[derive(Debug, Default)]

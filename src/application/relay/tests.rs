@@ -6,6 +6,10 @@ use std::thread;
 
 use proptest::prelude::*;
 
+use std::time::Duration;
+
+use rustix::net::sockopt;
+
 use super::*;
 use crate::infrastructure::reactor::{Events, Reactor, Token};
 
