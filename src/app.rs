@@ -30,6 +30,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+pub use certificates::{BadFiles, check as check_certificates};
 pub use listeners::AppError;
 pub use store::open_once;
 
@@ -51,8 +52,8 @@ use crate::infrastructure::config_watcher::Changes;
 use crate::infrastructure::log_sink::LogSink;
 use crate::infrastructure::meters::Meters;
 use crate::infrastructure::reactor::Reactor;
-use crate::infrastructure::tls::PairError;
 use crate::infrastructure::{ConfigWatcher, ShutdownController, shutdown_signal};
+use certificates::CertificateWatch;
 use control::{Control, Follow};
 use feed::Following;
 use geo_watch::GeoWatch;
@@ -83,7 +84,7 @@ pub enum StartError {
     App(#[from] AppError),
     /// A certificate, or its key.
     #[error(transparent)]
-    Tls(#[from] PairError),
+    Tls(#[from] BadFiles),
     /// The country database.
     #[error(transparent)]
     Geo(#[from] GeoError),
@@ -142,6 +143,7 @@ impl Edge {
     /// # Errors
     /// Why it cannot start; nothing is left behind.
     pub async fn start(config: Config, process: Process) -> Result<Self, StartError> {
+        let config = Arc::new(config);
         let settings = &config.settings;
         let machine = Machine::new(settings);
         machine.warn_of_max_connections(settings);
@@ -154,10 +156,9 @@ impl Edge {
         let store::First { registry, age, error, held, guard } = store.first(&config).await?;
         summary::skipped(registry.skipped.iter());
 
-        let mut listening = Listening::new(&config);
-        if listening.ends_tls() {
-            listening.show(certificates::terminator(settings)?);
-        }
+        let certificates = CertificateWatch::begin(&config)?;
+        let standing = certificates.as_ref().map(CertificateWatch::standing);
+        let mut listening = Listening::new(&config, standing.as_deref());
         let metrics_store = PrometheusMetricsStore::for_threads(machine.workers);
         let mut roster = Roster::new(Arc::clone(metrics_store.meters()));
         // No lease ends while the store says nothing.
@@ -190,11 +191,7 @@ impl Edge {
             workers: workers.len(),
         };
         started.log();
-        let state = Arc::new(RegistryState::default());
-        match age {
-            Some(age) => state.starts_stale(age, clock::now()),
-            None => state.is_good(registry.skipped.len(), clock::now()),
-        }
+        let state = Arc::new(RegistryState::at_start(age, registry.skipped.len()));
         let stopping = Arc::new(AtomicBool::new(false));
         let reloads = Arc::new(ReloadState::default());
         let metrics: Arc<dyn Numbers> = Arc::new(Metrics {
@@ -204,6 +201,7 @@ impl Edge {
             access_log: access_log.clone(),
             registry: Arc::clone(&state),
             reloads: Arc::clone(&reloads),
+            certificates: standing.clone(),
             pop: summary::pop_name(&config),
             region: settings.region.clone(),
             stopping: Arc::clone(&stopping),
@@ -217,9 +215,10 @@ impl Edge {
         let checks = Checks::new(&config, Arc::clone(&shared), Arc::clone(&workers));
         let watcher = Arc::new(ConfigWatcher::new(settings.config_watch_interval_secs.get()));
         let mut in_force = InForce {
-            config: watch::Sender::new(Arc::new(config)),
+            config: watch::Sender::new(Arc::clone(&config)),
             registry: Arc::new(registry),
             database,
+            certificates: standing,
             roster,
             listening,
             origins,
@@ -240,6 +239,7 @@ impl Edge {
             reload: Reload::new(source, set_log, reloads),
             watcher: Arc::clone(&watcher),
             geo_watch,
+            certificates,
             hangup,
         };
         control.spawn(planned.run());

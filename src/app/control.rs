@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::time::{interval, timeout};
 
+use super::certificates::{self, CertificateWatch};
 use super::feed::Following;
 use super::geo_watch::GeoWatch;
 use super::in_force::InForce;
@@ -41,6 +42,8 @@ pub(super) struct Control {
     /// Tells whoever asks what has changed.
     pub watcher: Arc<ConfigWatcher>,
     pub geo_watch: Option<GeoWatch>,
+    /// `None` when no listener ends TLS.
+    pub certificates: Option<CertificateWatch>,
     pub hangup: Option<Signal>,
 }
 
@@ -75,7 +78,7 @@ impl Control {
         }
         let (_watching, mut config) = self.watch_config().await.unzip();
         // It may have changed between its first reading and now.
-        if config.is_some() && self.has_news().await {
+        if config.is_some() && self.reload.has_news(&self.in_force.running()).await {
             self.reload(FILE_CHANGED).await;
         }
         let mut remind = interval(REMINDER);
@@ -104,15 +107,12 @@ impl Control {
                     self.reload(FILE_CHANGED).await;
                 }
                 () = GeoWatch::changed(&mut self.geo_watch) => self.reload_geo(true).await,
+                reading = CertificateWatch::read(&mut self.certificates) => {
+                    self.take_certificates(&reading);
+                }
                 _ = remind.tick() => self.remind().await,
             }
         }
-    }
-
-    /// Whether reading the configuration anew would change anything, or fail.
-    async fn has_news(&mut self) -> bool {
-        let config = self.in_force.config();
-        self.reload.has_news(&config, &self.in_force.origins).await
     }
 
     /// How far apart two readings are that confirm each other.
@@ -207,6 +207,9 @@ impl Control {
                 "a change of the registry is still held; the table in force is {age} old"
             );
         }
+        if let Some(watch) = &mut self.certificates {
+            watch.remind();
+        }
         if !self.reload.state.last_succeeded() {
             self.reload(AGAIN).await;
         }
@@ -219,12 +222,9 @@ impl Control {
     /// everything as it is.
     async fn reload(&mut self, why: &str) {
         let before = self.in_force.config();
-        let Some(prepared) =
-            self.reload.prepare(&before, &self.in_force.origins, why == AGAIN).await
-        else {
-            return;
-        };
-        let reload::Prepared { config, changes, database, origins } = prepared;
+        let running = self.in_force.running();
+        let Some(prepared) = self.reload.prepare(&running, why == AGAIN).await else { return };
+        let reload::Prepared { config, changes, database, certificates, origins } = prepared;
         let said: Vec<&String> = before.warnings.iter().chain(&before.notices).collect();
         for notice in config.warnings.iter().chain(&config.notices).filter(|n| !said.contains(n)) {
             tracing::warn!("{notice}");
@@ -244,6 +244,9 @@ impl Control {
             if is_file && self.follow.held.is_some() {
                 waiting.extend(reload::of_registry(&mut in_force));
             }
+            if let (Some(reading), Some(standing)) = (&certificates, &self.in_force.certificates) {
+                standing.take(&reading.certificates);
+            }
             self.in_force.take_config(config, database, origins, registry);
             let config = self.in_force.config();
             if config.settings.log != before.settings.log {
@@ -258,6 +261,11 @@ impl Control {
                 self.reload_geo(false).await;
             }
         }
+        if let Some(reading) = certificates {
+            self.take_certificates(&reading);
+            let config = self.in_force.config();
+            self.certificates.iter_mut().for_each(|watch| watch.follow(Arc::clone(&config)));
+        }
         reload::log(&in_force, &waiting, why);
         for change in in_force {
             self.watcher.publish(ConfigChange::ValueChanged {
@@ -265,6 +273,14 @@ impl Control {
                 old_value: change.old_value,
                 new_value: change.new_value,
             });
+        }
+    }
+
+    /// Puts the certificates in force that were found.
+    fn take_certificates(&mut self, reading: &certificates::Reading) {
+        self.in_force.take_certificates(&reading.certificates);
+        if let Some(watch) = &mut self.certificates {
+            watch.judge(&reading.problems);
         }
     }
 

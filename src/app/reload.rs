@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::certificates::{self, Certificates};
 use super::country_database;
 use super::origins::{self, Origins};
 use crate::config::{Change, Config, LogFilter, Source, diff, load};
@@ -45,6 +46,17 @@ pub(super) struct Prepared {
     pub database: Option<Arc<dyn CountryLookup>>,
     /// How connections to backends are secured.
     pub origins: Origins,
+    /// The certificates, when any listener ends TLS.
+    pub certificates: Option<certificates::Reading>,
+}
+
+/// What is in force, which a reload is in place of.
+#[derive(Clone)]
+pub(super) struct Running {
+    pub config: Arc<Config>,
+    pub origins: Origins,
+    /// `None` when no listener ends TLS.
+    pub certificates: Option<Arc<Certificates>>,
 }
 
 /// What reloads came to, for whoever asks.
@@ -65,19 +77,14 @@ impl Reload {
     }
 
     /// Whether reading everything anew would change anything, or fail.
-    pub async fn has_news(&mut self, running: &Arc<Config>, origins: &Origins) -> bool {
-        !self.read(running, origins).await.is_ok_and(|prepared| prepared.changes.is_empty())
+    pub async fn has_news(&mut self, running: &Running) -> bool {
+        !self.read(running).await.is_ok_and(|prepared| prepared.changes.is_empty())
     }
 
     /// Reads and checks everything. `None`, and every error in the log, when anything is wrong; when it
     /// is tried `again` by itself, only what was not wrong before.
-    pub async fn prepare(
-        &mut self,
-        running: &Arc<Config>,
-        origins: &Origins,
-        again: bool,
-    ) -> Option<Prepared> {
-        let errors = match self.read(running, origins).await {
+    pub async fn prepare(&mut self, running: &Running, again: bool) -> Option<Prepared> {
+        let errors = match self.read(running).await {
             Ok(prepared) => {
                 self.complaint.clear();
                 self.state.succeeded();
@@ -101,9 +108,9 @@ impl Reload {
     }
 
     /// Reads everything off this thread, if that has an end.
-    async fn read(&mut self, running: &Arc<Config>, origins: &Origins) -> Read {
+    async fn read(&mut self, running: &Running) -> Read {
         let late = || {
-            let file = running.file.as_ref().map(|file| format!("{} ", file.display()));
+            let file = running.config.file.as_ref().map(|file| format!("{} ", file.display()));
             let file = file.unwrap_or_default();
             let text = format!("{file}and the files that it names were not read within");
             Err(vec![format!("{text} {LONGEST_READ:?}")])
@@ -112,10 +119,8 @@ impl Reload {
         if self.hanging.len() >= MOST_HANGING {
             return late();
         }
-        let (source, before) = (Arc::clone(&self.source), Arc::clone(running));
-        let origins = origins.clone();
-        let mut reading =
-            tokio::task::spawn_blocking(move || prepare(&source(), &before, &origins));
+        let (source, before) = (Arc::clone(&self.source), running.clone());
+        let mut reading = tokio::task::spawn_blocking(move || prepare(&source(), &before));
         match timeout(LONGEST_READ, &mut reading).await {
             Ok(Ok(read)) => read,
             Ok(Err(error)) => Err(vec![error.to_string()]),
@@ -127,7 +132,8 @@ impl Reload {
     }
 }
 
-fn prepare(source: &Source, running: &Config, origins: &Origins) -> Read {
+fn prepare(source: &Source, running: &Running) -> Read {
+    let Running { config: running, origins, certificates } = running;
     let said = |errors: &[crate::config::ConfigError]| -> Vec<String> {
         errors.iter().map(ToString::to_string).collect()
     };
@@ -143,7 +149,14 @@ fn prepare(source: &Source, running: &Config, origins: &Origins) -> Read {
         Some(country_database(&config).map_err(|error| vec![error.to_string()])?)
     };
     let origins = origins::read(&config, origins)?;
-    Ok(Prepared { config, changes, database, origins })
+    let certificates = certificates.as_deref().map(|before| {
+        let reading = certificates::Reading::new(&config, Some(before));
+        reading.check().map(|()| reading)
+    });
+    let certificates = certificates
+        .transpose()
+        .map_err(|bad| bad.0.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    Ok(Prepared { config, changes, database, origins, certificates })
 }
 
 /// Takes those out of `changes` that the process does not go by: they need a restart, or the environment

@@ -1,5 +1,6 @@
 //! TLS that ends here: which certificate a client is shown, by the server's name that it asks for.
 
+mod leaf;
 mod originator;
 mod pair;
 mod policy;
@@ -12,8 +13,8 @@ use std::sync::{Arc, LazyLock};
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 
-pub use originator::{OriginSpec, Originator, OriginatorError};
-pub use pair::{Pair, PairError};
+pub use originator::{OriginSpec, Originator};
+pub use pair::{BadFile, Pair};
 pub use policy::Policy;
 pub use session::{Session, sealed_length};
 pub use verify::{Chain, Verifier};

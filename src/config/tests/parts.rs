@@ -292,9 +292,68 @@ fn an_override_needs_a_range_and_a_country() {
 }
 
 #[test]
-fn certificates_are_noted() {
-    let config = toml("[[certificate]]\ncert = \"/c\"\n").loaded();
-    assert!(config.notices[0].starts_with("[[certificate]] (1): not in this version"));
+fn a_certificate_has_files_and_may_have_names_and_ask_clients_for_theirs() {
+    let config = toml(
+        "[[certificate]]\ncert = \"/a.crt\"\nkey = \"/a.key\"\n\
+         [[certificate]]\ncert = \"/b.crt\"\nkey = \"/b.key\"\nnames = [\"B.test\", \"*.b.test\"]\n\
+         client_ca = \"/ca.pem\"\nclient_auth = \"optional\"\n",
+    )
+    .loaded();
+    let shown: Vec<_> = config.certificates.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shown,
+        [
+            "/a.crt (key /a.key)",
+            "/b.crt (key /b.key, names b.test *.b.test, client_ca /ca.pem, client_auth optional)"
+        ]
+    );
+    assert_eq!(
+        error("[[certificate]]\ncert = \"/a.crt\""),
+        "x.toml:1:1: certificate.key: must be given: a path"
+    );
+    let pair = "[[certificate]]\ncert = \"/a.crt\"\nkey = \"/a.key\"\n";
+    assert_eq!(
+        error(&format!("{pair}client_auth = \"maybe\"\nclient_ca = \"/ca\"")),
+        "x.toml:4:15: certificate.client_auth = \"maybe\": must be required or optional"
+    );
+}
+
+#[test]
+fn a_client_that_must_have_a_certificate_needs_a_ca_that_it_comes_from() {
+    let auth = "EDGEPROXY_TLS_CLIENT_AUTH";
+    let problem = "must be given with EDGEPROXY_TLS_CLIENT_CA";
+    assert_eq!(
+        error("[tls]\nclient_auth = \"required\""),
+        format!("x.toml:2:15: tls.client_auth = \"required\" ({auth}): {problem}")
+    );
+    let pair = "[[certificate]]\ncert = \"/a.crt\"\nkey = \"/a.key\"\n";
+    let own = format!("{pair}client_auth = \"optional\"\n");
+    assert_eq!(
+        error(&own),
+        "x.toml:4:15: certificate.client_auth = \"optional\": must be given with client_ca"
+    );
+    for right in [
+        "[tls]\nclient_ca = \"/ca\"\nclient_auth = \"optional\"".into(),
+        format!("{own}client_ca = \"/ca\""),
+        format!("{own}[tls]\nclient_ca = \"/ca\""),
+        format!("{pair}client_ca = \"/ca\"\n[tls]\nclient_auth = \"optional\""),
+    ] {
+        toml(&right).loaded();
+    }
+}
+
+#[test]
+fn a_listener_that_ends_tls_may_offer_protocols_of_its_own() {
+    let listener =
+        |tls, alpn| format!("[[listener]]\naddr = \"0.0.0.0:1\"\ntls = {tls}\nalpn = {alpn}\n");
+    let config = toml(&listener("true", "[\"h2\", \"http/1.1\"]")).loaded();
+    assert_eq!(config.listeners[0].alpn.as_ref().unwrap().get(), ["h2", "http/1.1"]);
+    assert!(config.ends_tls());
+    assert_eq!(
+        error(&listener("false", "\"h2\"")),
+        "x.toml:4:8: listener.alpn = \"h2\": must be given with tls = true only"
+    );
+    assert!(error(&listener("true", "[\"h 2\"]")).contains("must be names of protocols"));
 }
 
 #[test]

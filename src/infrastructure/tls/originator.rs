@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 
-use super::pair::{PairError, read};
+use super::pair::{BadFile, certificates, read_file};
 use super::{Chain, Verifier, provider};
 
 /// Sessions that are remembered of one server: of version 1.3, tickets for that many connections at once.
@@ -45,38 +45,38 @@ struct MadeOf {
     identity: Option<(Vec<CertificateDer<'static>>, Vec<u8>)>,
 }
 
-/// Why there is none.
-pub type OriginatorError = PairError;
-
 impl Originator {
     /// Reads the files. Blocks while it does.
     ///
     /// # Errors
     /// When one of them is not what it should be.
-    pub fn read(spec: &OriginSpec) -> Result<Self, OriginatorError> {
+    pub fn read(spec: &OriginSpec) -> Result<Self, BadFile> {
         let trusted = match &spec.ca {
             _ if !spec.verify => Vec::new(),
-            Some(ca) => certificates(ca)?,
+            Some(ca) => certificates(ca, &read_file(ca)?)?,
             None => rustls_native_certs::load_native_certs().certs,
         };
         let chain = if spec.verify { Some(chain(spec, &trusted)?) } else { None };
         let verifier = Arc::new(Verifier::new(chain, provider()));
         let builder = ClientConfig::builder_with_provider(Arc::clone(provider()))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(|error| wrong(Path::new("TLS"), error.to_string()))?
+            .map_err(|error| BadFile::new(Path::new("TLS"), error.to_string()))?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
         let (mut config, identity) = match &spec.identity {
             None => (builder.with_no_client_auth(), None),
             Some((cert, key)) => {
-                let certs = certificates(cert)?;
-                let secret = PrivateKeyDer::from_pem_slice(&read(key)?);
+                let certs = certificates(cert, &read_file(cert)?)?;
+                let secret = PrivateKeyDer::from_pem_slice(&read_file(key)?);
                 let secret = secret.map_err(|error| {
-                    wrong(key, format!("holds no private key in PEM without a passphrase: {error}"))
+                    BadFile::new(
+                        key,
+                        format!("holds no private key in PEM without a passphrase: {error}"),
+                    )
                 })?;
                 let kept = (certs.clone(), secret.secret_der().to_vec());
                 let config = builder.with_client_auth_cert(certs, secret).map_err(|error| {
-                    wrong(key, format!("cannot be used with {}: {error}", cert.display()))
+                    BadFile::new(key, format!("cannot be used with {}: {error}", cert.display()))
                 })?;
                 (config, Some(kept))
             }
@@ -121,34 +121,17 @@ impl PartialEq for Originator {
 
 impl Eq for Originator {}
 
-fn chain(spec: &OriginSpec, trusted: &[CertificateDer<'static>]) -> Result<Chain, OriginatorError> {
+fn chain(spec: &OriginSpec, trusted: &[CertificateDer<'static>]) -> Result<Chain, BadFile> {
     let mut roots = RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(trusted.iter().cloned());
     if usable > 0 {
         return Ok(Chain { roots, trusted: trusted.to_vec(), with_name: true });
     }
     Err(match &spec.ca {
-        Some(ca) => wrong(ca, "holds no certificate that can be trusted".into()),
-        None => wrong(
+        Some(ca) => BadFile::new(ca, "holds no certificate that can be trusted"),
+        None => BadFile::new(
             Path::new("the system's certificates"),
-            "this system trusts nobody; install its ca-certificates, or name a file with `ca`"
-                .into(),
+            "this system trusts nobody; install its ca-certificates, or name a file with `ca`",
         ),
     })
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, OriginatorError> {
-    let bytes = read(path)?;
-    let read = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
-    match read {
-        Ok(certificates) if certificates.is_empty() => {
-            Err(wrong(path, "holds no certificate; must be PEM (BEGIN CERTIFICATE)".into()))
-        }
-        Ok(certificates) => Ok(certificates),
-        Err(error) => Err(wrong(path, format!("is not PEM: {error}"))),
-    }
-}
-
-fn wrong(path: &Path, reason: String) -> OriginatorError {
-    OriginatorError { path: path.into(), reason }
 }

@@ -10,7 +10,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::leaf::name_of;
 
 /// The most plaintext in one record, in bytes (RFC 8446, 5.1).
 const RECORD: usize = 16 << 10;
@@ -18,9 +19,6 @@ const RECORD: usize = 16 << 10;
 const PER_RECORD: usize = 64;
 /// What may have to go before it, in bytes: a change of keys, an alert.
 const BESIDE: usize = 512;
-
-/// The longest name of a peer that is told, in bytes.
-const MAX_PEER_NAME: usize = 256;
 
 /// How many bytes `plain` bytes have at most when they are sealed.
 #[must_use]
@@ -250,23 +248,6 @@ impl Deref for Machine {
             Self::Client(connection) => connection,
         }
     }
-}
-
-fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let common = certificate.subject().iter_common_name().next();
-    let common = common.and_then(|name| name.as_str().ok());
-    let others = certificate.subject_alternative_name().ok().flatten();
-    let other = others.and_then(|names| {
-        names.value.general_names.iter().find_map(|name| match name {
-            GeneralName::DNSName(name) | GeneralName::RFC822Name(name) | GeneralName::URI(name) => {
-                Some(*name)
-            }
-            _ => None,
-        })
-    });
-    let name = common.or(other)?;
-    Some(name[..name.floor_char_boundary(MAX_PEER_NAME)].into())
 }
 
 /// What both kinds can do.
