@@ -314,6 +314,7 @@ impl Proxy {
         }
         let mut record = Record::new(comer.client, reason);
         record.country = location.country;
+        record.server_name.clone_from(&comer.name);
         record.total = now.since(comer.accepted);
         self.account(table, location, &record, now);
     }

@@ -149,10 +149,17 @@ impl Probe {
             // Should it not be taken, reading says why; a connection that opens has done so.
             let _ = stream.write_all(&own_header(&stream, version)).await;
         }
-        let Some(Secured { connector, name }) = &self.tls else { return self.ask(stream).await };
-        // Boxed, so that those without TLS do not carry its state.
-        match Box::pin(connector.connect(name.clone(), stream)).await {
-            Ok(stream) => Box::pin(self.ask(stream)).await,
+        match (&self.tls, &self.ask) {
+            (None, Ask::Nothing) => Ok(()),
+            // Boxed, so that those who need none of it do not carry its state.
+            (None, _) => Box::pin(self.ask(stream)).await,
+            (Some(secured), _) => Box::pin(self.ask_securely(secured, stream)).await,
+        }
+    }
+
+    async fn ask_securely(&self, secured: &Secured, stream: TcpStream) -> Result<(), Fault> {
+        match secured.connector.connect(secured.name.clone(), stream).await {
+            Ok(stream) => self.ask(stream).await,
             Err(error) => Err(Fault::theirs(format!("TLS: {error}"))),
         }
     }
@@ -160,7 +167,7 @@ impl Probe {
     /// Asks what is to be asked of whoever is at the other end.
     async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), Fault> {
         let Ask::Http { request, expected } = &self.ask else { return Ok(()) };
-        let status = Box::pin(status_of(stream, request)).await?;
+        let status = status_of(stream, request).await?;
         if status == *expected {
             return Ok(());
         }
