@@ -1,6 +1,7 @@
 //! The composition root: the only place that knows everyone.
 //! Configuration -> bind -> wire -> run -> drain.
 
+mod certificates;
 mod control;
 mod feed;
 mod geo_watch;
@@ -50,6 +51,7 @@ use crate::infrastructure::config_watcher::Changes;
 use crate::infrastructure::log_sink::LogSink;
 use crate::infrastructure::meters::Meters;
 use crate::infrastructure::reactor::Reactor;
+use crate::infrastructure::tls::PairError;
 use crate::infrastructure::{ConfigWatcher, ShutdownController, shutdown_signal};
 use control::{Control, Follow};
 use feed::Following;
@@ -78,6 +80,9 @@ pub enum StartError {
     /// The configuration does not fit the registry.
     #[error(transparent)]
     App(#[from] AppError),
+    /// A certificate, or its key.
+    #[error(transparent)]
+    Tls(#[from] PairError),
     /// The country database.
     #[error(transparent)]
     Geo(#[from] GeoError),
@@ -144,6 +149,9 @@ impl Edge {
         summary::skipped(registry.skipped.iter());
 
         let mut listening = Listening::new(&config);
+        if listening.ends_tls() {
+            listening.show(certificates::terminator(settings)?);
+        }
         let metrics_store = PrometheusMetricsStore::for_threads(machine.workers);
         let mut roster = Roster::new(Arc::clone(metrics_store.meters()));
         // No lease ends while the store says nothing.

@@ -28,7 +28,7 @@ pub use app::{AppConfig, HealthConfig};
 pub use diff::{Change, Subject, diff};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use help::{readme_table, template};
-pub use list::{Addresses, Cidrs};
+pub use list::{Addresses, Cidrs, Listen};
 pub use log_filter::LogFilter;
 pub use number::{Seconds, Whole};
 pub use parts::ListenerConfig;
@@ -105,6 +105,7 @@ pub fn load(source: &Source) -> Result<Config, ConfigErrors> {
     });
     if complete {
         check::trust(&settings, &parts.listeners, &mut resolver);
+        check::listens(&settings, &parts.listeners, &mut resolver);
     }
     let Resolver { effective, report, .. } = resolver;
     if !report.errors.is_empty() {

@@ -4,13 +4,15 @@ use std::collections::HashSet;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use super::StartError;
 use crate::adapters::inbound::listener::{self, Listener};
 use crate::application::proxy::ListenerRules;
 use crate::application::upstreams::{AppTable, Tables};
-use crate::config::{Config, Settings};
+use crate::config::{Config, ListenerTls, Settings};
 use crate::domain::App;
+use crate::infrastructure::tls::Terminator;
 
 /// Listeners that cannot be as they are configured.
 #[derive(Debug)]
@@ -59,13 +61,17 @@ struct Group {
     addrs: Vec<SocketAddr>,
     app: Option<App>,
     expects_header: bool,
-    passthrough: bool,
+    tls: ListenerTls,
 }
 
 impl Group {
+    fn passes_through(&self) -> bool {
+        self.tls == ListenerTls::Passthrough
+    }
+
     /// Whether nothing says what it serves.
-    const fn is_undecided(&self) -> bool {
-        self.app.is_none() && !self.passthrough
+    fn is_undecided(&self) -> bool {
+        self.app.is_none() && !self.passes_through()
     }
 }
 
@@ -76,28 +82,47 @@ pub(super) struct Listening {
     /// app when the listener began.
     only: Option<App>,
     ignored: Vec<App>,
+    /// What listeners that end TLS show their clients.
+    terminator: Option<Arc<Terminator>>,
 }
 
 impl Listening {
     pub fn new(config: &Config) -> Self {
         let settings = &config.settings;
-        let main = Group {
-            addrs: settings.listen_addr.get().to_vec(),
+        let main = |addrs: &[SocketAddr], tls| Group {
+            addrs: addrs.to_vec(),
             app: settings.app.clone(),
             expects_header: settings.proxy_protocol,
-            passthrough: false,
+            tls,
         };
-        let others = config.listeners.iter().map(|listener| Group {
-            addrs: listener.addr.clone(),
-            app: listener
-                .app
-                .clone()
-                .or_else(|| settings.app.clone().filter(|_| !listener.passthrough)),
-            expects_header: listener.proxy_protocol,
-            passthrough: listener.passthrough,
+        let mut groups = Vec::new();
+        if !settings.listen_addr.get().is_empty() {
+            groups.push(main(settings.listen_addr.get(), ListenerTls::Off));
+        }
+        if settings.tls_enabled {
+            groups.push(main(settings.tls_listen_addr.get(), ListenerTls::Terminate));
+        }
+        let others = config.listeners.iter().map(|listener| {
+            let usual = settings.app.as_ref().filter(|_| listener.tls != ListenerTls::Passthrough);
+            Group {
+                addrs: listener.addr.clone(),
+                app: listener.app.as_ref().or(usual).cloned(),
+                expects_header: listener.proxy_protocol,
+                tls: listener.tls,
+            }
         });
-        let groups = std::iter::once(main).chain(others).collect();
-        Self { groups, only: None, ignored: Vec::new() }
+        groups.extend(others);
+        Self { groups, only: None, ignored: Vec::new(), terminator: None }
+    }
+
+    /// Whether any of them ends TLS.
+    pub fn ends_tls(&self) -> bool {
+        self.groups.iter().any(|group| group.tls == ListenerTls::Terminate)
+    }
+
+    /// Says what those that end TLS show their clients from now on.
+    pub fn show(&mut self, terminator: Arc<Terminator>) {
+        self.terminator = Some(terminator);
     }
 
     /// Every address, with the number of its listener.
@@ -174,12 +199,12 @@ impl Listening {
         self.groups
             .iter()
             .map(|group| {
-                let app = group.app.as_ref().or(only.filter(|_| !group.passthrough));
+                let app = group.app.as_ref().or(only.filter(|_| !group.passes_through()));
                 ListenerRules {
                     table: app.and_then(|app| tables.get(app)).cloned(),
                     expects_header: group.expects_header,
-                    passthrough: group.passthrough,
-                    tls: None,
+                    passthrough: group.passes_through(),
+                    tls: self.terminator.clone().filter(|_| group.tls == ListenerTls::Terminate),
                 }
             })
             .collect()

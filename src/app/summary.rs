@@ -126,6 +126,6 @@ pub(super) fn in_words(age: Duration) -> String {
     }
 }
 
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

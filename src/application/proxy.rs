@@ -4,12 +4,13 @@
 mod arriving;
 mod ending;
 mod relaying;
+mod securing;
 mod snapshot;
 mod upkeep;
 mod warming;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -72,6 +73,8 @@ pub struct Proxy {
     connections: Slab<Connection>,
     /// Connections that have not said yet whom they are for.
     arriving: HashMap<Key, Arriving>,
+    /// Their keys, and some of the past, in the order in which they came.
+    in_order: VecDeque<Key>,
     /// Connections to backends that wait for a client.
     warm: HashMap<Key, Warming>,
     no_warming_until: Time,
@@ -102,7 +105,7 @@ struct Comer {
     destination: Option<SocketAddr>,
     listener: u16,
     accepted: Time,
-    /// The server's name that it asks for, for backends that are told of it.
+    /// The server's name of TLS that it asks for.
     name: Option<Box<str>>,
 }
 
@@ -120,6 +123,8 @@ struct Welcome {
 /// A connection from its admission to its end.
 struct Connection {
     client: SocketAddr,
+    /// The server's name of TLS that it asks for.
+    name: Option<Box<str>>,
     admitted: Admitted,
     location: Location,
     key: AffinityKey,
@@ -133,7 +138,6 @@ enum Stage {
         dial: Box<Dial>,
         /// Where the client wanted to go, when a header said so.
         destination: Option<SocketAddr>,
-        name: Option<Box<str>>,
     },
     Relaying(Relaying),
     /// Never seen: what stands here while one becomes the other.
@@ -174,6 +178,7 @@ impl Proxy {
             reactor,
             connections: Slab::default(),
             arriving: HashMap::new(),
+            in_order: VecDeque::new(),
             warm: HashMap::new(),
             no_warming_until: Time::ZERO,
             number,
@@ -252,6 +257,9 @@ impl Proxy {
         let rules = snapshot.listener(comer.listener);
         if rules.is_some_and(|rules| rules.passthrough) {
             return self.await_hello(comer, end, key, admitted, now);
+        }
+        if let Some(terminator) = rules.and_then(|rules| rules.tls.as_ref()) {
+            return self.await_handshake(comer, end, key, admitted, terminator, now);
         }
         let table = rules.and_then(|rules| rules.table.as_ref());
         self.carry(comer, end, key, admitted, table, snapshot, now);
@@ -365,11 +373,12 @@ impl Proxy {
         };
         let connection = Box::new(Connection {
             client,
+            name,
             admitted,
             location,
             key,
             accepted,
-            stage: Stage::Dialing { client: end, dial, destination, name },
+            stage: Stage::Dialing { client: end, dial, destination },
         });
         self.dialled(id, connection, progress, now);
         if let Some(keeper) = snapshot.keeper(self.number) {
@@ -385,8 +394,7 @@ impl Proxy {
             // A warm connection has brought its own.
             Some(before) => {
                 self.connections.free(before);
-                let interest = Interest { reads: true, writes: false };
-                self.reactor.rewatch(end.socket(), id.token(CLIENT), interest)
+                self.reactor.rewatch(end.socket(), id.token(CLIENT), end.watched())
             }
         }
     }
@@ -493,7 +501,7 @@ impl Proxy {
         let mut backend = End::new(socket, false, Interest { reads: true, writes: true });
         backend.note(event);
         let stage = std::mem::replace(&mut connection.stage, Stage::Between);
-        let Stage::Dialing { client, dial, destination, name } = stage else { return };
+        let Stage::Dialing { client, dial, destination } = stage else { return };
         let ttl = dial.affinity_ttl();
         let setup = now.since(connection.accepted);
         let meters = &self.shared.meters;
@@ -504,7 +512,7 @@ impl Proxy {
         let bind = || self.shared.affinity.bind(connection.key, number, ttl, now);
         let header = dial.header().map(|version| {
             relaying::header(connection.client, destination, &client)
-                .written(version, name.as_deref())
+                .written(version, connection.name.as_deref())
         });
         let relay = Relay::new(client, backend);
         connection.stage = Stage::Relaying(Relaying {

@@ -4,16 +4,17 @@
 //! other side does not take is copied into a buffer of the connection's own, which is given back
 //! when it is empty. Bulk goes through a pipe with `splice(2)` and is not copied at all.
 
-use std::io::ErrorKind;
+mod end;
+
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 use rustix::io::{Errno, Result};
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
 use rustix::pipe::{SpliceFlags, splice};
 
 use crate::infrastructure::pipes::{Pipe, Pipes};
-use crate::infrastructure::reactor::{Event, Interest};
+use crate::infrastructure::reactor::Interest;
+use end::retry;
+pub use end::{End, Read};
 
 /// Size of the scratch buffer: what one read brings at most. A little less than the largest segment
 /// of the loopback interface, so that what is read at once is not sent as a full segment and a crumb.
@@ -26,114 +27,24 @@ const BULK_AFTER: u8 = 4;
 const BULK_UNTIL: u8 = BULK_AFTER + 16;
 /// Bytes moved for one connection before others have their turn.
 const TURN: usize = 1 << 20;
-/// A first write larger than this fills a segment, and Nagle's algorithm would hold back its tail.
-const SMALL_WRITE: usize = 1_000;
-/// Silence after which the kernel asks whether the peer still lives, and how often.
-const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(15), 4);
 
 /// What a worker lends to every connection.
 #[derive(Debug)]
 pub struct Tools {
     /// Where bytes are read to.
     pub scratch: Vec<u8>,
+    /// What TLS has decrypted of them.
+    pub plain: Vec<u8>,
+    /// What it has encrypted.
+    pub sealed: Vec<u8>,
     /// Spare pipes.
     pub pipes: Pipes,
 }
 
 impl Default for Tools {
     fn default() -> Self {
-        Self { scratch: vec![0; SCRATCH], pipes: Pipes::default() }
-    }
-}
-
-/// One of a connection's two sockets, and what is known of its readiness.
-#[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about a socket")]
-pub struct End {
-    socket: OwnedFd,
-    readable: bool,
-    read_closed: bool,
-    /// Short reads do not tell that the socket is empty: there is urgent data, at which they stop,
-    /// or an error after the last byte.
-    unsure: bool,
-    writable: bool,
-    /// Whether small writes go out at once. Set late where it is not inherited: many connections
-    /// end after one write, which Nagle's algorithm does not delay.
-    nodelay: bool,
-    written: bool,
-    /// What the reactor tells of it.
-    watched: Interest,
-}
-
-impl End {
-    /// A socket of which nothing is known yet but that it can be written.
-    #[must_use]
-    pub const fn new(socket: OwnedFd, nodelay: bool, watched: Interest) -> Self {
-        Self {
-            socket,
-            readable: false,
-            read_closed: false,
-            unsure: false,
-            writable: true,
-            nodelay,
-            written: false,
-            watched,
-        }
-    }
-
-    /// The socket.
-    #[must_use]
-    pub const fn socket(&self) -> &OwnedFd {
-        &self.socket
-    }
-
-    /// Whether the peer has sent its last byte.
-    #[must_use]
-    pub const fn read_closed(&self) -> bool {
-        self.read_closed
-    }
-
-    /// Notes an event.
-    pub const fn note(&mut self, event: Event) {
-        self.readable |= event.readable();
-        self.read_closed |= event.read_closed();
-        self.unsure |= event.urgent() || event.failed();
-        self.writable |= event.writable();
-    }
-
-    /// Says a last word and closes. What has arrived, `unread` bytes, is read out before: closing would
-    /// else become a reset, which may overtake the word.
-    pub fn say_last(self, unread: usize, word: &[u8], scratch: &mut [u8]) {
-        let most = unread.min(scratch.len());
-        let _ = recv(&self.socket, &mut scratch[..most], RecvFlags::empty());
-        let _ = send(&self.socket, word, SendFlags::NOSIGNAL);
-    }
-
-    /// Closes it so that the peer sees a reset.
-    pub fn reset(self) {
-        let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
-    }
-
-    /// Asks the kernel to find out when the peer has gone without a word, and to give up on bytes that
-    /// are not acknowledged for `user_timeout` (RFC 5482; zero = its own limit, a quarter of an hour).
-    pub fn keep_alive(&self, user_timeout: Duration) {
-        let (idle, interval, count) = KEEPALIVE;
-        let _ = sockopt::set_tcp_keepidle(&self.socket, idle);
-        let _ = sockopt::set_tcp_keepintvl(&self.socket, interval);
-        let _ = sockopt::set_tcp_keepcnt(&self.socket, count);
-        if !user_timeout.is_zero() {
-            let millis = u32::try_from(user_timeout.as_millis()).unwrap_or(u32::MAX);
-            let _ = sockopt::set_tcp_user_timeout(&self.socket, millis);
-        }
-        let _ = sockopt::set_socket_keepalive(&self.socket, true);
-    }
-
-    fn before_write(&mut self, bytes: usize) {
-        if !self.nodelay && (self.written || bytes > SMALL_WRITE) {
-            let _ = sockopt::set_tcp_nodelay(&self.socket, true);
-            self.nodelay = true;
-        }
-        self.written = true;
+        let (plain, sealed) = (Vec::new(), Vec::new());
+        Self { scratch: vec![0; SCRATCH], plain, sealed, pipes: Pipes::default() }
     }
 }
 
@@ -181,10 +92,10 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Joins two sockets.
+    /// Joins two sockets. What TLS has decrypted already goes first.
     #[must_use]
-    pub fn new(client: End, backend: End) -> Self {
-        let (up, down) = (Flow::default(), Flow::default());
+    pub fn new(mut client: End, mut backend: End) -> Self {
+        let (up, down) = (Flow::holding(client.take_early()), Flow::holding(backend.take_early()));
         Self { client, backend, up, down, first: None, preamble: 0 }
     }
 
@@ -192,9 +103,14 @@ impl Relay {
     #[must_use]
     pub fn preceded_by(self, preamble: Box<[u8]>) -> Self {
         let length = u32::try_from(preamble.len()).unwrap_or(u32::MAX);
-        let held = Held::Bytes { bytes: preamble, from: 0 };
+        let bytes = match self.up.held {
+            Held::Bytes { bytes, .. } => [preamble, bytes].concat().into(),
+            Held::Nothing | Held::Piped(_) => preamble,
+        };
+        let held = Held::Bytes { bytes, from: 0 };
         // What the client says first is then the second write.
-        let backend = End { written: true, ..self.backend };
+        let mut backend = self.backend;
+        backend.written = true;
         Self { backend, up: Flow { held, ..self.up }, preamble: length, ..self }
     }
 
@@ -220,6 +136,12 @@ impl Relay {
         if let Some(ending) = self.finish(down, Side::Backend) {
             return Turn::Ended(ending);
         }
+        // What TLS has to say by itself.
+        for (end, side) in [(&mut self.client, Side::Client), (&mut self.backend, Side::Backend)] {
+            if end.flush().is_err() {
+                return Turn::Ended(Ending::Reset(side));
+            }
+        }
         let more = matches!(up, Pumped::More) || matches!(down, Pumped::More);
         if more { Turn::More } else { Turn::Waits }
     }
@@ -227,11 +149,11 @@ impl Relay {
     /// What the reactor should tell of a side from now on, when that is not what it tells.
     /// A source whose sink is full would be told of with every segment that arrives, for nothing.
     pub fn rewatch(&mut self, side: Side) -> Option<(&OwnedFd, Interest)> {
-        let (end, flow) = match side {
-            Side::Client => (&mut self.client, &self.up),
-            Side::Backend => (&mut self.backend, &self.down),
+        let (end, flow, sink) = match side {
+            Side::Client => (&mut self.client, &self.up, &self.backend),
+            Side::Backend => (&mut self.backend, &self.down, &self.client),
         };
-        let reads = flow.held.is_empty();
+        let reads = flow.held.is_empty() && !sink.is_behind();
         let wanted = Interest { reads, writes: end.watched.writes || !end.writable };
         if wanted == end.watched {
             return None;
@@ -245,7 +167,9 @@ impl Relay {
     #[must_use]
     pub fn failed(&self, side: Side) -> Option<Ending> {
         let unnoticed = match side {
-            Side::Client => self.up.source_ended || !self.up.held.is_empty(),
+            Side::Client => {
+                self.up.source_ended || !self.up.held.is_empty() || self.backend.is_behind()
+            }
             Side::Backend => self.down.source_ended,
         };
         unnoticed.then_some(Ending::Reset(side))
@@ -257,6 +181,14 @@ impl Relay {
             Ending::Reset(Side::Client) => self.backend.reset(),
             Ending::Reset(Side::Backend) => self.client.reset(),
             Ending::Closed(_) => {}
+        }
+    }
+
+    /// Closes both sides in order.
+    pub fn close(mut self, tools: &mut Tools) {
+        for end in [&mut self.client, &mut self.backend] {
+            // Who does not take it now, or is gone, sees the end of the connection all the same.
+            let _ = end.say_end(&mut tools.sealed);
         }
     }
 
@@ -286,9 +218,7 @@ impl Relay {
             }
             Pumped::Ended if self.first.is_none() => {
                 self.first = Some(from);
-                let sink = if to == Side::Backend { &self.backend } else { &self.client };
-                // It fails only when that side is gone, and then its own flow finds out.
-                let _ = shutdown(sink.socket(), Shutdown::Write);
+                if to == Side::Backend { &self.backend } else { &self.client }.shut_down();
                 None
             }
             Pumped::Ended | Pumped::Waits | Pumped::More => None,
@@ -348,18 +278,33 @@ enum Pumped {
 }
 
 impl Flow {
+    /// One that begins with `bytes`.
+    fn holding(bytes: Vec<u8>) -> Self {
+        let held = match bytes.is_empty() {
+            true => Held::Nothing,
+            false => Held::Bytes { bytes: bytes.into(), from: 0 },
+        };
+        Self { held, ..Self::default() }
+    }
+
     fn pump(&mut self, source: &mut End, sink: &mut End, tools: &mut Tools) -> Pumped {
         if self.ended {
             return Pumped::Waits;
         }
         let mut budget = TURN;
         loop {
-            match self.flush(sink) {
+            match self.flush(sink, tools) {
                 Ok(true) => {}
                 Ok(false) => return Pumped::Waits,
                 Err(_) => return Pumped::SinkFailed,
             }
             if self.source_ended {
+                if !source.is_cut_off() && sink.has_end_to_say() {
+                    if sink.say_end(&mut tools.sealed).is_err() {
+                        return Pumped::SinkFailed;
+                    }
+                    continue;
+                }
                 self.idle(tools);
                 self.ended = true;
                 return Pumped::Ended;
@@ -390,41 +335,29 @@ impl Flow {
         sink: &mut End,
         tools: &mut Tools,
     ) -> std::result::Result<usize, Pumped> {
-        let read = match retry(|| recv(&source.socket, &mut *tools.scratch, RecvFlags::empty())) {
-            Ok((_, read)) => read,
-            Err(Errno::AGAIN) => {
-                source.readable = false;
-                return Ok(0);
-            }
+        let read = match source.read(tools) {
+            Ok(Some(read)) => read,
+            Ok(None) => return Ok(0),
             Err(_) => return Err(Pumped::SourceFailed),
         };
-        if read == 0 {
-            self.source_ended = true;
-            return Ok(0);
+        self.source_ended = read.ended;
+        let splices = read.full && source.tls().is_none() && sink.tls().is_none();
+        self.full = if splices { self.full.saturating_add(1) } else { 0 };
+        if read.bytes == 0 {
+            return Ok(read.raw);
         }
-        if read == tools.scratch.len() {
-            self.full = self.full.saturating_add(1);
-        } else {
-            self.full = 0;
-            // A short read has emptied the socket, and after it the end that was announced.
-            if !source.unsure {
-                source.readable = false;
-                self.source_ended = source.read_closed;
-            }
-        }
-        let bytes = &tools.scratch[..read];
-        sink.before_write(read);
-        // The last bytes wait for the end that follows in this turn, to go out in one segment with it.
-        let flags = if self.source_ended { SendFlags::MORE } else { SendFlags::empty() };
-        let Ok(written) = write(&sink.socket, bytes, flags) else {
+        let Tools { scratch, plain, sealed, .. } = tools;
+        let bytes = if source.tls().is_some() { &plain[..] } else { &scratch[..read.bytes] };
+        // Behind TLS whoever reads could not tell an end from one that was forged.
+        let last = read.ended && !(sink.tls().is_some() && source.is_cut_off());
+        let Ok(written) = sink.write(bytes, last, sealed) else {
             return Err(Pumped::SinkFailed);
         };
         self.moved += written as u64;
-        if written < read {
-            sink.writable = false;
+        if written < bytes.len() {
             self.held = Held::Bytes { bytes: bytes[written..].into(), from: 0 };
         }
-        Ok(read)
+        Ok(read.raw)
     }
 
     /// Moves once from the source into a pipe; flushing moves it on.
@@ -468,8 +401,11 @@ impl Flow {
     }
 
     /// Writes what is held; whether nothing is left.
-    fn flush(&mut self, sink: &mut End) -> Result<bool> {
+    fn flush(&mut self, sink: &mut End, tools: &mut Tools) -> Result<bool> {
         loop {
+            if !sink.flush()? {
+                return Ok(false);
+            }
             let left = match &self.held {
                 Held::Nothing => return Ok(true),
                 Held::Piped(piped) => piped.filled,
@@ -487,7 +423,7 @@ impl Flow {
             let written = match &self.held {
                 Held::Nothing => 0,
                 Held::Bytes { bytes, from } => {
-                    write(&sink.socket, &bytes[*from..], SendFlags::empty())?
+                    sink.write(&bytes[*from..], false, &mut tools.sealed)?
                 }
                 Held::Piped(piped) => {
                     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
@@ -505,8 +441,8 @@ impl Flow {
                 Held::Piped(piped) => piped.filled -= written,
             }
             // A pipe may give less than asked without the sink being full.
-            sink.writable =
-                if matches!(self.held, Held::Piped(_)) { written > 0 } else { written == left };
+            sink.writable &=
+                written == left || (written > 0 && matches!(self.held, Held::Piped(_)));
         }
     }
 
@@ -517,24 +453,6 @@ impl Flow {
             && let Held::Piped(piped) = std::mem::take(&mut self.held)
         {
             tools.pipes.give_back(piped.pipe);
-        }
-    }
-}
-
-/// Writes what the socket takes now, which may be nothing.
-fn write(socket: &OwnedFd, bytes: &[u8], flags: SendFlags) -> Result<usize> {
-    match retry(|| send(socket, bytes, flags | SendFlags::NOSIGNAL)) {
-        Err(Errno::AGAIN) => Ok(0),
-        other => other,
-    }
-}
-
-/// Calls again when a signal came between.
-fn retry<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
-    loop {
-        match call() {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            other => return other,
         }
     }
 }

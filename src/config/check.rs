@@ -59,6 +59,19 @@ pub(super) fn trust(
     }
 }
 
+/// Reports that nothing at all listens for clients.
+pub(super) fn listens(
+    settings: &Settings,
+    listeners: &[ListenerConfig],
+    resolver: &mut Resolver<'_>,
+) {
+    if settings.listen_addr.get().is_empty() && !settings.tls_enabled && listeners.is_empty() {
+        let rule = "must be an address as long as there is no other listener \
+                    (EDGEPROXY_TLS_ENABLED, [[listener]])";
+        resolver.refuse("EDGEPROXY_LISTEN_ADDR", &["EDGEPROXY_TLS_ENABLED"], rule);
+    }
+}
+
 /// What has listeners expect the PROXY protocol header, if anything.
 pub(super) fn expects_header(
     settings: &Settings,

@@ -7,7 +7,7 @@ use super::app::{AppConfig, HealthConfig};
 use super::document::shortened;
 use super::resolve::{Effective, Origin};
 use super::setting::Setting;
-use super::value::Value;
+use super::value::{ListenerTls, Value};
 use super::{Config, ListenerConfig};
 use crate::domain::region::Atlas;
 use crate::domain::{Backend, BackendId, Region};
@@ -200,11 +200,15 @@ fn region(atlas: &Atlas, name: &Region) -> Option<String> {
 }
 
 fn shown(listener: &ListenerConfig) -> String {
-    let ListenerConfig { addr, app, proxy_protocol, passthrough } = listener;
+    let ListenerConfig { addr, app, proxy_protocol, tls } = listener;
     let addrs: Vec<_> = addr.iter().map(ToString::to_string).collect();
     let app = app.as_ref().map_or_else(String::new, |app| format!(" (app {})", app.as_str()));
     let header = if *proxy_protocol { " (proxy_protocol)" } else { "" };
-    let tls = if *passthrough { " (tls passthrough)" } else { "" };
+    let tls = match tls {
+        ListenerTls::Off => "",
+        ListenerTls::Terminate => " (tls)",
+        ListenerTls::Passthrough => " (tls passthrough)",
+    };
     format!("{}{app}{header}{tls}", addrs.join(","))
 }
 

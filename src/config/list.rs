@@ -36,6 +36,37 @@ impl Value for Addresses {
     }
 }
 
+/// Addresses to listen on, or none at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen(Option<Addresses>);
+
+impl Listen {
+    /// The addresses; none when it is off.
+    #[must_use]
+    pub fn get(&self) -> &[SocketAddr] {
+        self.0.as_ref().map_or(&[], Addresses::get)
+    }
+}
+
+impl Value for Listen {
+    const SHAPE: Shape = Shape::List;
+
+    fn parse(text: &str) -> Option<Self> {
+        if text.trim().eq_ignore_ascii_case("off") {
+            return Some(Self(None));
+        }
+        Addresses::parse(text).map(|addrs| Self(Some(addrs)))
+    }
+
+    fn accepts() -> String {
+        format!("off, or {}", Addresses::accepts())
+    }
+
+    fn show(&self) -> String {
+        self.0.as_ref().map_or_else(|| "off".into(), Addresses::show)
+    }
+}
+
 /// Any number of address ranges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cidrs(Vec<Cidr>);
@@ -83,6 +114,15 @@ mod tests {
         for text in ["", "0.0.0.0", ":80", "localhost:80", "0.0.0.0:80,", "0.0.0.0:70000"] {
             assert_eq!(Addresses::parse(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_listener_may_be_off_in_one_word() {
+        let off = Listen::parse(" Off ").unwrap();
+        assert_eq!((off.get(), off.show().as_str()), (&[][..], "off"));
+        assert_eq!(Listen::parse("[::]:80").unwrap().get().len(), 1);
+        assert_eq!(Listen::parse("off,[::]:80"), None);
+        assert!(Listen::accepts().starts_with("off, or one or more addresses"));
     }
 
     #[test]

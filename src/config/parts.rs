@@ -29,8 +29,8 @@ pub struct ListenerConfig {
     pub app: Option<App>,
     /// Whether each connection begins with a PROXY protocol header.
     pub proxy_protocol: bool,
-    /// Whether it reads the server's name of TLS and carries everything as it is.
-    pub passthrough: bool,
+    /// What it does with TLS.
+    pub tls: ListenerTls,
 }
 
 /// What the file says beside the settings.
@@ -60,7 +60,8 @@ impl Parts {
 fn leave_out(document: &Document<'_>, report: &mut Report) {
     let certificates = Section::array(document, "certificate", report);
     if !certificates.is_empty() {
-        report.notices.push(format!("[[certificate]] ({}): {}", certificates.len(), table::TLS));
+        let phrase = "not in this version; EDGEPROXY_TLS_CERT is for every name";
+        report.notices.push(format!("[[certificate]] ({}): {phrase}", certificates.len()));
     }
 }
 
@@ -115,12 +116,6 @@ fn listener(section: &Section<'_>, report: &mut Report) -> Option<ListenerConfig
         section.notice("mode", table::HTTP, report);
     }
     let tls: ListenerTls = section.value("tls", report).unwrap_or_default();
-    // It would be served as if it were plain: secrets in the clear.
-    if tls == ListenerTls::Terminate {
-        let problem = "ending TLS is not in this version; must be false or passthrough";
-        report.errors.push(section.error("tls", problem));
-    }
     let proxy_protocol = section.value("proxy_protocol", report).unwrap_or_default();
-    let passthrough = tls == ListenerTls::Passthrough;
-    Some(ListenerConfig { addr: addr?.get().to_vec(), app, proxy_protocol, passthrough })
+    Some(ListenerConfig { addr: addr?.get().to_vec(), app, proxy_protocol, tls })
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::list::{Addresses, Cidrs};
+use super::list::{Addresses, Cidrs, Listen};
 use super::log_filter::LogFilter;
 use super::number::{Seconds, Whole};
 use super::resolve::Resolver;
@@ -18,12 +18,11 @@ const MANY: u32 = 1_000_000_000;
 
 // What it means that a group of settings is not in this version.
 pub(super) const HTTP: &str = "http mode is not in this version; bytes are carried as in tcp mode";
-pub(super) const TLS: &str = "TLS is not in this version; nothing listens on the TLS address";
 const API: &str = "the control API is not in this version; nothing listens on the API address";
 
 settings! {
-    listen_addr: Addresses = "0.0.0.0:8080", EDGEPROXY_LISTEN_ADDR, "listen_addr", restart, now,
-        "Addresses of the plain listener; `[::]` is dual-stack.";
+    listen_addr: Listen = "0.0.0.0:8080", EDGEPROXY_LISTEN_ADDR, "listen_addr", restart, now,
+        "Addresses of the plain listener; `[::]` is dual-stack; `off` = there is none.";
     mode: Mode = "tcp", EDGEPROXY_MODE, "mode", restart, later(HTTP, |s| s.mode == Mode::Http),
         "What the plain and the TLS listener carry: tcp or http.";
     app: Option<App> = "-", EDGEPROXY_APP, "app", restart, now,
@@ -204,15 +203,14 @@ settings! {
         restart, now,
         "Longest wait at start for a database that does not answer, without a snapshot to serve from, in seconds; 0 = end with an error.";
 
-    tls_enabled: bool = "false", EDGEPROXY_TLS_ENABLED, "tls.enabled", restart,
-        later(TLS, |s| s.tls_enabled),
+    tls_enabled: bool = "false", EDGEPROXY_TLS_ENABLED, "tls.enabled", restart, now,
         "Serve TLS as well.";
     tls_listen_addr: Addresses = "0.0.0.0:8443", EDGEPROXY_TLS_LISTEN_ADDR, "tls.listen_addr",
-        restart, later(TLS),
-        "Addresses of the TLS listener.";
-    tls_cert: Option<PathBuf> = "-", EDGEPROXY_TLS_CERT, "tls.cert", reload, later(TLS),
+        restart, now,
+        "Addresses of the TLS listener; TLS ends here, backends get what is in it.";
+    tls_cert: Option<PathBuf> = "-", EDGEPROXY_TLS_CERT, "tls.cert", reload, now,
         "Certificate chain (PEM); with neither file, one is made for development.";
-    tls_key: Option<PathBuf> = "-", EDGEPROXY_TLS_KEY, "tls.key", reload, later(TLS),
+    tls_key: Option<PathBuf> = "-", EDGEPROXY_TLS_KEY, "tls.key", reload, now,
         "Its private key (PEM).";
 
     api_enabled: bool = "false", EDGEPROXY_API_ENABLED, "api.enabled", restart,

@@ -1,9 +1,18 @@
 //! TLS that ends here: which certificate a client is shown, by the server's name that it asks for.
 
+mod pair;
+mod policy;
+mod session;
+
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+
+pub use pair::{Pair, PairError};
+pub use policy::Policy;
+pub use session::{Session, sealed_length};
 
 /// What a listener shows its clients. Never changed: another takes its place.
 #[derive(Debug, Default)]
@@ -37,4 +46,11 @@ impl Terminator {
         });
         named.or(self.default.as_ref())
     }
+}
+
+/// The cryptography, given to everyone explicitly.
+pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    &PROVIDER
 }

@@ -212,13 +212,15 @@ fn with_everything_enabled_what_is_for_later_is_said_to_do_nothing_yet_and_the_r
         "EDGEPROXY_HEALTH_CHECK_ENABLED",
         "EDGEPROXY_POOL_ENABLED",
         "EDGEPROXY_METRICS_ENABLED",
+        "EDGEPROXY_TLS_ENABLED",
     ];
-    let later = ["EDGEPROXY_TLS_ENABLED", "EDGEPROXY_API_ENABLED"];
+    let later = ["EDGEPROXY_API_ENABLED"];
     let site = working
         .iter()
         .chain(&later)
         .fold(Site::new(), |site, name| site.env(name, "true"))
         .env("EDGEPROXY_METRICS_LISTEN_ADDR", "127.0.0.1:0")
+        .env("EDGEPROXY_TLS_LISTEN_ADDR", "127.0.0.1:0")
         .env("EDGEPROXY_POSTGRES_URL", "postgres://edge:hunter2@db.invalid:5432/edge")
         .backend(Row::new("a", backend.addr()));
     let edge = site.start();

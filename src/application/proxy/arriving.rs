@@ -1,8 +1,8 @@
 //! Connections that have yet to say whom they are for, or where they want to go: by a PROXY protocol
-//! header, or by the server's name in a TLS hello that is passed through.
+//! header, or by the server's name in a TLS hello; or whose TLS is yet to begin.
 //!
-//! What has arrived is looked at where it is, in the kernel. Only a header is taken out of it; a hello goes
-//! on to the backend with everything behind it. No buffer is needed while one waits.
+//! What has arrived is looked at where it is, in the kernel. Only a header is taken out of it; a hello that
+//! is passed through goes on to the backend with everything behind it. No buffer is needed while one waits.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -10,49 +10,61 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
+use super::securing::{self, Handshake};
 use super::{CLIENT, Comer, Proxy, Snapshot, ticks};
 use crate::application::account::{Reason, Record};
 use crate::application::admission::Admitted;
 use crate::application::locate::Location;
-use crate::application::relay::End;
+use crate::application::relay::{End, Tools};
 use crate::domain::time::Time;
 use crate::infrastructure::ConnectionGuard;
 use crate::infrastructure::client_hello::{self, ServerName};
-use crate::infrastructure::proxy_protocol::{self, Header, Outcome, Version};
+use crate::infrastructure::proxy_protocol::{self, Header, Outcome};
 use crate::infrastructure::reactor::Event;
 use crate::infrastructure::slab::Key;
 
 /// Longest wait for a whole header, or hello: they are the first bytes, sent without waiting for any.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest handshake: two round trips of a slow network, with segments lost on the way.
+const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
+/// Most that one worker waits for. A handshake holds about 10 KiB; and who comes in a flood of those that
+/// never say anything is served all the same, since the one that has waited longest goes.
+const MOST: usize = 8_192;
 
 /// What a client is told whose server's name leads nowhere: a fatal alert, `unrecognized_name` (RFC
 /// 6066, 3).
-const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+pub(super) const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
 /// A connection that has not said yet what it must.
 pub(super) struct Arriving {
-    end: End,
+    pub end: End,
     comer: Comer,
     until: Time,
     awaits: Awaits,
 }
 
 /// What is waited for.
-enum Awaits {
+pub(super) enum Awaits {
     /// Whom it is for.
     Header(ConnectionGuard),
     /// Which server it wants; it has been let in. The hello is whole no sooner than with so many bytes.
     Hello(Admitted, usize),
+    /// That the TLS of one that has been let in begins.
+    Handshake(Admitted, Box<Handshake>),
 }
 
 /// What a look at what has arrived comes to.
-enum Look {
+pub(super) enum Look {
     /// It is not whole yet.
     Waits,
     /// The header was, and has been taken out.
     Says(Header),
     /// The hello is, of so many bytes.
     Wants(Option<Box<ServerName>>, usize),
+    /// Its TLS has begun.
+    Secured,
+    /// There is no certificate for the name that it asks for.
+    Unrecognized,
     /// There will be none.
     Ends(Reason),
 }
@@ -72,9 +84,7 @@ impl Proxy {
             self.ended.count(Reason::GlobalCap);
             return end.reset();
         };
-        let arriving =
-            Arriving { end, comer, until: now + PATIENCE, awaits: Awaits::Header(guard) };
-        self.wait_for(arriving, now);
+        self.wait_for(Arriving::new(end, comer, Awaits::Header(guard), now), now);
     }
 
     /// Waits for the hello of a client that has been let in. One with a `key` is watched under it.
@@ -86,8 +96,11 @@ impl Proxy {
         admitted: Admitted,
         now: Time,
     ) {
-        let awaits = Awaits::Hello(admitted, 0);
-        let arriving = Arriving { end, comer, until: now + PATIENCE, awaits };
+        self.await_first(Arriving::new(end, comer, Awaits::Hello(admitted, 0), now), key, now);
+    }
+
+    /// Waits for the first of a client. One with a `key` is watched under it.
+    pub(super) fn await_first(&mut self, arriving: Arriving, key: Option<Key>, now: Time) {
         match key {
             None => self.wait_for(arriving, now),
             // Behind its header: it may have been told of already.
@@ -99,6 +112,7 @@ impl Proxy {
     }
 
     fn wait_for(&mut self, arriving: Arriving, now: Time) {
+        self.make_room(now);
         let Some(id) = self.connections.reserve(ticks(now)) else {
             return self.never_came(arriving, Reason::Internal, now);
         };
@@ -108,6 +122,26 @@ impl Proxy {
         }
         self.deadlines.push(Reverse((arriving.until, id)));
         self.arriving.insert(id, arriving);
+        self.in_order.push_back(id);
+    }
+
+    /// Ends the one that has waited longest, when too many wait.
+    fn make_room(&mut self, now: Time) {
+        if self.in_order.len() < MOST {
+            return;
+        }
+        if self.in_order.len() > self.arriving.len() + MOST {
+            self.in_order.retain(|id| self.arriving.contains_key(id));
+        }
+        while self.arriving.len() >= MOST
+            && let Some(id) = self.in_order.pop_front()
+        {
+            if let Some(arriving) = self.arriving.remove(&id) {
+                self.connections.free(id);
+                let reason = arriving.awaits.missing();
+                self.never_came(arriving, reason, now);
+            }
+        }
     }
 
     /// Takes up what an event says of one that has been taken out of those that arrive.
@@ -127,12 +161,16 @@ impl Proxy {
     }
 
     fn look_at(&mut self, id: Key, mut arriving: Arriving, now: Time) {
-        let look = arriving.look(&mut self.tools.scratch);
+        let look = arriving.look(&mut self.tools);
         self.looked(id, arriving, look, now);
     }
 
-    fn looked(&mut self, id: Key, arriving: Arriving, look: Look, now: Time) {
+    fn looked(&mut self, id: Key, mut arriving: Arriving, look: Look, now: Time) {
         match look {
+            Look::Waits if !self.watch_handshake(id, &mut arriving) => {
+                self.connections.free(id);
+                self.never_came(arriving, Reason::Internal, now);
+            }
             Look::Waits => {
                 self.arriving.insert(id, arriving);
             }
@@ -154,19 +192,34 @@ impl Proxy {
                 let Arriving { end, mut comer, awaits, .. } = arriving;
                 let Awaits::Hello(admitted, _) = awaits else { return self.connections.free(id) };
                 let snapshot = self.shared.snapshot.load_full();
-                let name = name.as_ref().map(|name| name.as_str());
-                let table = snapshot.table_of(name, comer.listener);
+                comer.name = name.map(|name| name.as_str().into());
+                let table = snapshot.table_of(comer.name.as_deref(), comer.listener);
                 let Some(table) = table else {
                     end.say_last(length, &UNRECOGNIZED_NAME, &mut self.tools.scratch);
                     let location = snapshot.geo.locate(comer.client.ip());
                     let why = (None, location, Reason::NoBackend);
                     return self.refuse(&comer, Some(id), why, now);
                 };
-                // Only a header of version 2 has a place for it.
-                if table.rules.header == Some(Version::V2) {
-                    comer.name = name.map(Into::into);
-                }
                 self.carry(comer, end, Some(id), admitted, Some(table), &snapshot, now);
+            }
+            Look::Secured => {
+                let Arriving { end, mut comer, awaits, .. } = arriving;
+                let Awaits::Handshake(admitted, handshake) = awaits else {
+                    return self.connections.free(id);
+                };
+                comer.name = handshake.name;
+                let snapshot = self.shared.snapshot.load_full();
+                let table = snapshot.table_of(comer.name.as_deref(), comer.listener);
+                self.carry(comer, end, Some(id), admitted, table, &snapshot, now);
+            }
+            Look::Unrecognized => {
+                let Arriving { end, mut comer, awaits, .. } = arriving;
+                if let Awaits::Handshake(_, handshake) = awaits {
+                    comer.name = handshake.name;
+                }
+                securing::refuse(end, &mut self.tools);
+                let why = (None, Location::default(), Reason::TlsFailed);
+                self.refuse(&comer, Some(id), why, now);
             }
         }
     }
@@ -178,7 +231,7 @@ impl Proxy {
         }
         let Some(mut arriving) = self.arriving.remove(&id) else { return false };
         // It may be there, and its event among more than this worker has taken up yet.
-        match arriving.look(&mut self.tools.scratch) {
+        match arriving.look(&mut self.tools) {
             Look::Waits => {
                 self.connections.free(id);
                 let reason = arriving.awaits.missing();
@@ -195,7 +248,7 @@ impl Proxy {
             self.connections.free(id);
             match &arriving.awaits {
                 Awaits::Header(guard) => guard.force(),
-                Awaits::Hello(admitted, _) => admitted.force(),
+                Awaits::Hello(admitted, _) | Awaits::Handshake(admitted, _) => admitted.force(),
             }
             self.never_came(arriving, Reason::Drained, now);
         }
@@ -203,7 +256,9 @@ impl Proxy {
 
     fn never_came(&mut self, arriving: Arriving, reason: Reason, now: Time) {
         let Arriving { end, comer, awaits, .. } = arriving;
-        if reason != Reason::ClientClosed {
+        // An alert may be on its way.
+        let has_been_told = reason == Reason::TlsFailed && end.tls().is_some();
+        if reason != Reason::ClientClosed && !has_been_told {
             end.reset();
         }
         let total = now.since(comer.accepted);
@@ -218,16 +273,25 @@ impl Awaits {
     const fn missing(&self) -> Reason {
         match self {
             Self::Header(_) => Reason::ProxyHeader,
-            Self::Hello(..) => Reason::TlsFailed,
+            Self::Hello(..) | Self::Handshake(..) => Reason::TlsFailed,
         }
     }
 }
 
 impl Arriving {
-    fn look(&mut self, scratch: &mut [u8]) -> Look {
-        let most = match self.awaits {
-            Awaits::Header(_) => &mut scratch[..proxy_protocol::MAX_LENGTH],
-            Awaits::Hello(..) => &mut scratch[..client_hello::MAX_LENGTH],
+    pub fn new(end: End, comer: Comer, awaits: Awaits, now: Time) -> Self {
+        let patience = match &awaits {
+            Awaits::Header(_) | Awaits::Hello(..) => PATIENCE,
+            Awaits::Handshake(..) => LONGEST_HANDSHAKE,
+        };
+        Self { end, comer, until: now + patience, awaits }
+    }
+
+    fn look(&mut self, tools: &mut Tools) -> Look {
+        let most = match &mut self.awaits {
+            Awaits::Handshake(_, handshake) => return handshake.go_on(&mut self.end, tools),
+            Awaits::Header(_) => &mut tools.scratch[..proxy_protocol::MAX_LENGTH],
+            Awaits::Hello(..) => &mut tools.scratch[..client_hello::MAX_LENGTH],
         };
         let arrived = match recv(self.end.socket(), &mut *most, RecvFlags::PEEK) {
             // Balancers look like this whether somebody listens.
@@ -238,7 +302,7 @@ impl Arriving {
         };
         let is_all = self.end.read_closed();
         match &mut self.awaits {
-            Awaits::Header(_) => self.header(most, arrived, is_all),
+            Awaits::Header(_) | Awaits::Handshake(..) => self.header(most, arrived, is_all),
             Awaits::Hello(_, need) if arrived < *need && !is_all => Look::Waits,
             Awaits::Hello(_, need) => match client_hello::read(&most[..arrived]) {
                 client_hello::Outcome::More { .. } if is_all => Look::Ends(Reason::TlsFailed),

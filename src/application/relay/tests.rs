@@ -6,6 +6,8 @@ use std::thread;
 
 use proptest::prelude::*;
 
+use std::time::Duration;
+
 use super::*;
 use crate::infrastructure::reactor::{Events, Reactor, Token};
 

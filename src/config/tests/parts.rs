@@ -27,13 +27,7 @@ fn a_listener_has_addresses_and_may_have_an_app() {
 }
 
 #[test]
-fn a_listener_that_would_serve_in_the_clear_is_refused() {
-    let listener = |key| format!("[[listener]]\naddr = \"0.0.0.0:1\"\n{key} = true\n");
-    assert_eq!(
-        error(&listener("tls")),
-        "x.toml:3:7: listener.tls = true: ending TLS is not in this version; \
-         must be false or passthrough"
-    );
+fn a_listener_without_an_address_is_refused() {
     assert!(
         error("[[listener]]\napp = \"a\"").starts_with("x.toml:1:1: listener.addr: must be given")
     );
@@ -44,6 +38,31 @@ fn a_listener_that_would_serve_in_the_clear_is_refused() {
         error("[listener]\naddr = \"0.0.0.0:1\""),
         "x.toml:1:1: listener = {...}: must be tables [[listener]]"
     );
+}
+
+#[test]
+fn a_listener_ends_tls_or_passes_it_through_or_does_neither() {
+    let listener = |tls| format!("[[listener]]\naddr = \"0.0.0.0:1\"\ntls = {tls}\n");
+    for (tls, expected) in [
+        ("true", ListenerTls::Terminate),
+        ("\"passthrough\"", ListenerTls::Passthrough),
+        ("false", ListenerTls::Off),
+    ] {
+        assert_eq!(toml(&listener(tls)).loaded().listeners[0].tls, expected);
+    }
+    assert!(error(&listener("\"ends\"")).ends_with("must be false, true or passthrough"));
+}
+
+#[test]
+fn something_listens() {
+    assert_eq!(
+        error("listen_addr = \"off\""),
+        "x.toml:1:15: listen_addr = \"off\" (EDGEPROXY_LISTEN_ADDR): must be an address as long as \
+         there is no other listener (EDGEPROXY_TLS_ENABLED, [[listener]])"
+    );
+    for other in ["[tls]\nenabled = true", "[[listener]]\naddr = \"0.0.0.0:1\""] {
+        assert_eq!(toml(&format!("listen_addr = \"off\"\n{other}")).loaded().notices, [""; 0]);
+    }
 }
 
 #[test]
@@ -275,7 +294,7 @@ fn an_override_needs_a_range_and_a_country() {
 #[test]
 fn certificates_are_noted() {
     let config = toml("[[certificate]]\ncert = \"/c\"\n").loaded();
-    assert!(config.notices[0].starts_with("[[certificate]] (1): TLS is not in this version"));
+    assert!(config.notices[0].starts_with("[[certificate]] (1): not in this version"));
 }
 
 #[test]

@@ -86,11 +86,11 @@ fn the_documented_production_example_runs_as_written_and_says_what_it_does_witho
     assert_eq!(config.warnings, [""; 0]);
     let named: Vec<_> = config.notices.iter().filter_map(|n| n.split_once('=')).collect();
     let named: Vec<_> = named.into_iter().map(|(name, _)| name).collect();
-    assert_eq!(named, ["EDGEPROXY_TLS_ENABLED", "EDGEPROXY_API_ENABLED"]);
+    assert_eq!(named, ["EDGEPROXY_API_ENABLED"]);
     assert_eq!(
         config.notices[0],
-        "EDGEPROXY_TLS_ENABLED=true: TLS is not in this version; \
-         nothing listens on the TLS address"
+        "EDGEPROXY_API_ENABLED=true: the control API is not in this version; \
+         nothing listens on the API address"
     );
 }
 

@@ -1,0 +1,137 @@
+//! Clients that come by TLS which ends here: from their hello to the end of the handshake.
+
+use std::sync::Arc;
+
+use rustls::Error;
+
+use super::arriving::{Arriving, Awaits, Look, UNRECOGNIZED_NAME};
+use super::{CLIENT, Comer, Proxy};
+use crate::application::account::Reason;
+use crate::application::admission::Admitted;
+use crate::application::relay::{End, Tools};
+use crate::domain::time::Time;
+use crate::infrastructure::client_hello::{self, Outcome};
+use crate::infrastructure::slab::Key;
+use crate::infrastructure::tls::{Session, Terminator};
+
+/// A handshake that has begun.
+pub(super) struct Handshake {
+    terminator: Arc<Terminator>,
+    /// The beginning of a hello that is not whole.
+    hello: Vec<u8>,
+    /// The server's name that the client asks for.
+    pub name: Option<Box<str>>,
+}
+
+impl Proxy {
+    /// Begins the handshake of a client that has been let in. One with a `key` is watched under it.
+    pub(super) fn await_handshake(
+        &mut self,
+        comer: Comer,
+        end: End,
+        key: Option<Key>,
+        admitted: Admitted,
+        terminator: &Arc<Terminator>,
+        now: Time,
+    ) {
+        let terminator = Arc::clone(terminator);
+        let handshake = Handshake { terminator, hello: Vec::new(), name: None };
+        let awaits = Awaits::Handshake(admitted, Box::new(handshake));
+        self.await_first(Arriving::new(end, comer, awaits, now), key, now);
+    }
+
+    /// Has it told when one that has more to say than its socket takes can go on.
+    pub(super) fn watch_handshake(&mut self, id: Key, arriving: &mut Arriving) -> bool {
+        match arriving.end.rewatch_writes() {
+            Some((socket, interest)) => {
+                self.reactor.rewatch(socket, id.token(CLIENT), interest).is_ok()
+            }
+            None => true,
+        }
+    }
+}
+
+impl Handshake {
+    /// Goes on as far as what has arrived leads.
+    pub(super) fn go_on(&mut self, end: &mut End, tools: &mut Tools) -> Look {
+        if end.tls().is_none() {
+            match self.begin(end, tools) {
+                Ok(()) => {}
+                Err(look) => return look,
+            }
+        }
+        loop {
+            if end.flush().is_err() {
+                return Look::Ends(Reason::ClientReset);
+            }
+            if end.tls().is_some_and(Session::is_open) {
+                return Look::Secured;
+            }
+            if !end.is_readable() {
+                return Look::Waits;
+            }
+            match end.read(tools) {
+                Ok(None) => return Look::Waits,
+                Ok(Some(read)) if read.ended => return Look::Ends(Reason::TlsFailed),
+                Ok(Some(_)) => {
+                    if let Some(session) = end.tls_mut() {
+                        session.keep_early(&tools.plain);
+                    }
+                }
+                Err(rustix::io::Errno::PROTO) => return Look::Ends(Reason::TlsFailed),
+                Err(_) => return Look::Ends(Reason::ClientReset),
+            }
+        }
+    }
+
+    /// Reads the hello, and answers it with the certificate for its name.
+    fn begin(&mut self, end: &mut End, tools: &mut Tools) -> Result<(), Look> {
+        let Tools { scratch, plain, .. } = tools;
+        let before = self.hello.len();
+        scratch[..before].copy_from_slice(&self.hello);
+        let arrived = match end.receive(&mut scratch[before..]) {
+            // Balancers look like this whether somebody listens.
+            Ok(Some(0)) if before == 0 => return Err(Look::Ends(Reason::ClientClosed)),
+            Ok(Some(0)) => return Err(Look::Ends(Reason::TlsFailed)),
+            Ok(Some(read)) => before + read,
+            Ok(None) => return Err(Look::Waits),
+            Err(_) => return Err(Look::Ends(Reason::ClientReset)),
+        };
+        let arrived = &mut scratch[..arrived];
+        let name = match client_hello::read(arrived) {
+            Outcome::More { .. } => {
+                self.hello = arrived.to_vec();
+                return Err(Look::Waits);
+            }
+            Outcome::Done { hello, .. } => hello.name().map(|name| name.as_str().into()),
+            // It is told why, in the words of the library.
+            Outcome::Wrong(_) => None,
+        };
+        self.hello = Vec::new();
+        self.name = name;
+        let Some(config) = self.terminator.config(self.name.as_deref()) else {
+            return Err(Look::Unrecognized);
+        };
+        plain.clear();
+        let mut session = Session::server(config).map_err(|error| failed(&error))?;
+        let taken = session.take(arrived, plain);
+        session.keep_early(plain);
+        end.secure(Box::new(session));
+        taken.map_err(|error| {
+            let _ = end.flush();
+            failed(&error)
+        })
+    }
+}
+
+/// Says why there is no handshake.
+fn failed(error: &Error) -> Look {
+    tracing::debug!(%error, "TLS failed");
+    Look::Ends(Reason::TlsFailed)
+}
+
+/// Says to a client that there is no certificate for the name that it asks for.
+pub(super) fn refuse(end: End, tools: &mut Tools) {
+    // Its hello has been read.
+    end.say_last(0, &UNRECOGNIZED_NAME, &mut tools.scratch);
+}
