@@ -16,15 +16,16 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::origin::{FILLING, request};
+use crate::records::Records;
 use crate::tickets::Tickets;
 use crate::tls;
 
 /// A small answer, as in the figures without TLS.
-const SMALL: u64 = 100;
+const SMALL: usize = 100;
 /// Nobody gets to the end of it.
 const ENDLESS: u64 = u64::MAX;
 /// What one idle connection moves before it is idle.
-const PROOF: u64 = 4;
+const PROOF: usize = 4;
 const READ_BUFFER: usize = 256 * 1024;
 /// Idle connections that are opened side by side.
 const OPENED_TOGETHER: usize = 50;
@@ -124,8 +125,8 @@ async fn connect_once(
 ) -> Result<(bool, u64), Failed> {
     let mut stream = connect(address, config).await?;
     let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
-    send(&mut stream, true, SMALL).await?;
-    let mut answer = [0; 2 * SMALL as usize];
+    send(&mut stream, true, SMALL as u64).await?;
+    let mut answer = [0; 2 * SMALL];
     let mut length = 0;
     loop {
         match stream.read(&mut answer[length..]).await {
@@ -138,7 +139,7 @@ async fn connect_once(
         }
     }
     check(&answer[..length], SMALL).map_err(|error| ("answer", error))?;
-    Ok((resumed, SMALL))
+    Ok((resumed, SMALL as u64))
 }
 
 /// Downloads through one connection. To leave the work to the proxy, records are counted by their
@@ -190,7 +191,7 @@ async fn count_records(
         let length = more(socket.read(&mut buffer)).await?;
         records.take(&buffer[..length])?;
     }
-    Ok((records.bytes, records.count))
+    Ok((records.bytes(), records.count()))
 }
 
 async fn more(reading: impl Future<Output = std::io::Result<usize>>) -> Result<usize, String> {
@@ -199,46 +200,6 @@ async fn more(reading: impl Future<Output = std::io::Result<usize>>) -> Result<u
         Ok(Ok(length)) => Ok(length),
         Ok(Err(error)) => Err(format!("the download broke off: {error}")),
         Err(_) => Err("the download stands still".into()),
-    }
-}
-
-/// Counts what application data records carry (RFC 8446, 5.2), however they are cut.
-#[derive(Default)]
-struct Records {
-    header: Vec<u8>,
-    body_left: usize,
-    count: u64,
-    bytes: u64,
-}
-
-impl Records {
-    const HEADER: usize = 5;
-    const APPLICATION_DATA: u8 = 23;
-    /// The type within and the tag.
-    const OVERHEAD: u64 = 17;
-
-    fn take(&mut self, mut bytes: &[u8]) -> Result<(), String> {
-        while !bytes.is_empty() {
-            if self.body_left > 0 {
-                let passed = self.body_left.min(bytes.len());
-                self.body_left -= passed;
-                bytes = &bytes[passed..];
-                continue;
-            }
-            let taken = (Self::HEADER - self.header.len()).min(bytes.len());
-            self.header.extend_from_slice(&bytes[..taken]);
-            bytes = &bytes[taken..];
-            if let [kind, _, _, high, low] = self.header[..] {
-                if kind != Self::APPLICATION_DATA {
-                    return Err(format!("a record of type {kind} in the download"));
-                }
-                self.body_left = u16::from_be_bytes([high, low]).into();
-                self.count += 1;
-                self.bytes += (self.body_left as u64).saturating_sub(Self::OVERHEAD);
-                self.header.clear();
-            }
-        }
-        Ok(())
     }
 }
 
@@ -289,14 +250,14 @@ async fn send(stream: &mut TlsStream<TcpStream>, close: bool, length: u64) -> Re
 
 /// One small answer, after which the connection stays.
 async fn prove(stream: &mut TlsStream<TcpStream>) -> Result<(), Failed> {
-    send(stream, false, PROOF).await?;
-    let mut answer = [0; PROOF as usize];
+    send(stream, false, PROOF as u64).await?;
+    let mut answer = [0; PROOF];
     stream.read_exact(&mut answer).await.map_err(|error| ("read", error))?;
     check(&answer, PROOF).map_err(|error| ("answer", error))
 }
 
-fn check(answer: &[u8], length: u64) -> Result<(), Error> {
-    if answer.len() as u64 == length && answer.iter().all(|byte| *byte == FILLING) {
+fn check(answer: &[u8], length: usize) -> Result<(), Error> {
+    if answer.len() == length && answer.iter().all(|byte| *byte == FILLING) {
         return Ok(());
     }
     Err(Error::new(ErrorKind::InvalidData, "the answer is not the origin's"))

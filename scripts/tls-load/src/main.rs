@@ -13,6 +13,7 @@
 
 mod clients;
 mod origin;
+mod records;
 mod tickets;
 mod tls;
 

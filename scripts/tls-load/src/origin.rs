@@ -21,7 +21,8 @@ pub fn request(close: bool, length: u64) -> [u8; REQUEST] {
 
 /// Serves until it is ended.
 pub async fn serve(address: SocketAddr) -> std::result::Result<(), String> {
-    let listener = TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
+    let listener =
+        TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
     loop {
         // One that cannot be accepted is missed by the client, which counts it.
         if let Ok((connection, _)) = listener.accept().await {
