@@ -11,6 +11,7 @@ use tokio::time::{interval, timeout};
 use super::feed::Following;
 use super::geo_watch::GeoWatch;
 use super::in_force::InForce;
+use super::origins;
 use super::reload::{self, Reload};
 use super::store::Store;
 use super::{country_database, summary, unix_now, whole_secs};
@@ -74,7 +75,7 @@ impl Control {
         }
         let (_watching, mut config) = self.watch_config().await.unzip();
         // It may have changed between its first reading and now.
-        if config.is_some() && self.reload.has_news(&self.in_force.config()).await {
+        if config.is_some() && self.has_news().await {
             self.reload(FILE_CHANGED).await;
         }
         let mut remind = interval(REMINDER);
@@ -106,6 +107,12 @@ impl Control {
                 _ = remind.tick() => self.remind().await,
             }
         }
+    }
+
+    /// Whether reading the configuration anew would change anything, or fail.
+    async fn has_news(&mut self) -> bool {
+        let config = self.in_force.config();
+        self.reload.has_news(&config, &self.in_force.origins).await
     }
 
     /// How far apart two readings are that confirm each other.
@@ -212,15 +219,24 @@ impl Control {
     /// everything as it is.
     async fn reload(&mut self, why: &str) {
         let before = self.in_force.config();
-        let Some(prepared) = self.reload.prepare(&before, why == AGAIN).await else { return };
-        let reload::Prepared { config, changes, database } = prepared;
+        let Some(prepared) =
+            self.reload.prepare(&before, &self.in_force.origins, why == AGAIN).await
+        else {
+            return;
+        };
+        let reload::Prepared { config, changes, database, origins } = prepared;
         let said: Vec<&String> = before.warnings.iter().chain(&before.notices).collect();
         for notice in config.warnings.iter().chain(&config.notices).filter(|n| !said.contains(n)) {
             tracing::warn!("{notice}");
         }
         let mut in_force = changes;
         let mut waiting = reload::not_in_force(&mut in_force);
-        if !in_force.is_empty() || !waiting.is_empty() {
+        let resecured = origins != self.in_force.origins;
+        if resecured {
+            tracing::info!("the certificates for TLS to backends have changed");
+            origins::warn_of_unverified(&config);
+        }
+        if !in_force.is_empty() || !waiting.is_empty() || resecured {
             let registry = self.following.replace(&config);
             let leases_at = self.in_force.leases_at;
             let is_file = registry.is_some();
@@ -228,7 +244,7 @@ impl Control {
             if is_file && self.follow.held.is_some() {
                 waiting.extend(reload::of_registry(&mut in_force));
             }
-            self.in_force.take_config(config, database, registry);
+            self.in_force.take_config(config, database, origins, registry);
             let config = self.in_force.config();
             if config.settings.log != before.settings.log {
                 (self.reload.set_log)(&config.settings.log);

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::health::Checks;
 use super::listeners::Listening;
+use super::origins::Origins;
 use super::registry::RegistryState;
 use super::rules::{self, Machine};
 use crate::application::proxy::{Shared, Snapshot};
@@ -23,6 +24,7 @@ pub(super) struct InForce {
     pub database: Arc<dyn CountryLookup>,
     pub roster: Roster,
     pub listening: Listening,
+    pub origins: Origins,
     pub checks: Checks,
     pub shared: Arc<Shared>,
     pub machine: Machine,
@@ -67,6 +69,7 @@ impl InForce {
         &mut self,
         config: Config,
         database: Option<Arc<dyn CountryLookup>>,
+        origins: Origins,
         registry: Option<Registry>,
     ) {
         if let Some(registry) = registry {
@@ -75,6 +78,7 @@ impl InForce {
         if let Some(database) = database {
             self.database = database;
         }
+        self.origins = origins;
         let geo = rules::geo(&config, &self.database);
         let before = self.shared.snapshot.load_full();
         let snapshot = rules::snapshot(&config, &self.machine, geo, before.admission.rate());
@@ -93,7 +97,7 @@ impl InForce {
 
     /// Puts a snapshot in force, with tables made anew in the place of those that it has.
     fn make_tables(&mut self, before: Snapshot) {
-        let rules = rules::tables(&self.config());
+        let rules = rules::tables(&self.config(), &self.origins);
         let tables = self.roster.tables(&self.registry, &rules, self.leases_at);
         let listeners = self.listening.resolve(&tables);
         let seats = tables.clone();

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::country_database;
+use super::origins::{self, Origins};
 use crate::config::{Change, Config, LogFilter, Source, diff, load};
 use crate::domain::ports::CountryLookup;
 
@@ -42,6 +43,8 @@ pub(super) struct Prepared {
     pub changes: Vec<Change>,
     /// The country database, when it is another one.
     pub database: Option<Arc<dyn CountryLookup>>,
+    /// How connections to backends are secured.
+    pub origins: Origins,
 }
 
 /// What reloads came to, for whoever asks.
@@ -62,14 +65,19 @@ impl Reload {
     }
 
     /// Whether reading everything anew would change anything, or fail.
-    pub async fn has_news(&mut self, running: &Arc<Config>) -> bool {
-        !self.read(running).await.is_ok_and(|prepared| prepared.changes.is_empty())
+    pub async fn has_news(&mut self, running: &Arc<Config>, origins: &Origins) -> bool {
+        !self.read(running, origins).await.is_ok_and(|prepared| prepared.changes.is_empty())
     }
 
     /// Reads and checks everything. `None`, and every error in the log, when anything is wrong; when it
     /// is tried `again` by itself, only what was not wrong before.
-    pub async fn prepare(&mut self, running: &Arc<Config>, again: bool) -> Option<Prepared> {
-        let errors = match self.read(running).await {
+    pub async fn prepare(
+        &mut self,
+        running: &Arc<Config>,
+        origins: &Origins,
+        again: bool,
+    ) -> Option<Prepared> {
+        let errors = match self.read(running, origins).await {
             Ok(prepared) => {
                 self.complaint.clear();
                 self.state.succeeded();
@@ -93,7 +101,7 @@ impl Reload {
     }
 
     /// Reads everything off this thread, if that has an end.
-    async fn read(&mut self, running: &Arc<Config>) -> Read {
+    async fn read(&mut self, running: &Arc<Config>, origins: &Origins) -> Read {
         let late = || {
             let file = running.file.as_ref().map(|file| format!("{} ", file.display()));
             let file = file.unwrap_or_default();
@@ -105,7 +113,9 @@ impl Reload {
             return late();
         }
         let (source, before) = (Arc::clone(&self.source), Arc::clone(running));
-        let mut reading = tokio::task::spawn_blocking(move || prepare(&source(), &before));
+        let origins = origins.clone();
+        let mut reading =
+            tokio::task::spawn_blocking(move || prepare(&source(), &before, &origins));
         match timeout(LONGEST_READ, &mut reading).await {
             Ok(Ok(read)) => read,
             Ok(Err(error)) => Err(vec![error.to_string()]),
@@ -117,7 +127,7 @@ impl Reload {
     }
 }
 
-fn prepare(source: &Source, running: &Config) -> Read {
+fn prepare(source: &Source, running: &Config, origins: &Origins) -> Read {
     let said = |errors: &[crate::config::ConfigError]| -> Vec<String> {
         errors.iter().map(ToString::to_string).collect()
     };
@@ -132,7 +142,8 @@ fn prepare(source: &Source, running: &Config) -> Read {
     } else {
         Some(country_database(&config).map_err(|error| vec![error.to_string()])?)
     };
-    Ok(Prepared { config, changes, database })
+    let origins = origins::read(&config, origins)?;
+    Ok(Prepared { config, changes, database, origins })
 }
 
 /// Takes those out of `changes` that the process does not go by: they need a restart, or the environment

@@ -71,13 +71,16 @@ pub enum DialFailure {
     Timeout,
     /// The network says that there is no way.
     Unreachable,
+    /// There is no TLS to be had with it, or none with whom it must be.
+    Tls,
     /// Anything else.
     Other,
 }
 
 impl DialFailure {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Refused, Self::Timeout, Self::Unreachable, Self::Other];
+    pub const ALL: [Self; 5] =
+        [Self::Refused, Self::Timeout, Self::Unreachable, Self::Tls, Self::Other];
 
     /// The name of it in metrics.
     #[must_use]
@@ -86,6 +89,7 @@ impl DialFailure {
             Self::Refused => "refused",
             Self::Timeout => "timeout",
             Self::Unreachable => "unreachable",
+            Self::Tls => "tls",
             Self::Other => "other",
         }
     }

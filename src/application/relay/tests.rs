@@ -8,6 +8,8 @@ use proptest::prelude::*;
 
 use std::time::Duration;
 
+use rustix::net::sockopt;
+
 use super::*;
 use crate::infrastructure::reactor::{Events, Reactor, Token};
 

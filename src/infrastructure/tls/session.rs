@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// The most plaintext in one record, in bytes (RFC 8446, 5.1).
 const RECORD: usize = 16 << 10;
@@ -17,6 +18,9 @@ const RECORD: usize = 16 << 10;
 const PER_RECORD: usize = 64;
 /// What may have to go before it, in bytes: a change of keys, an alert.
 const BESIDE: usize = 512;
+
+/// The longest name of a peer that is told, in bytes.
+const MAX_PEER_NAME: usize = 256;
 
 /// How many bytes `plain` bytes have at most when they are sealed.
 #[must_use]
@@ -155,6 +159,11 @@ impl Session {
         }
     }
 
+    /// Has `bytes` sent before all that there is to send: what comes before TLS.
+    pub fn say_before(&mut self, bytes: &[u8]) {
+        self.said.outgoing.splice(..0, bytes.iter().copied());
+    }
+
     /// Has `bytes`, which are sealed, sent after what there is.
     pub fn queue(&mut self, bytes: &[u8]) {
         self.said.outgoing.extend_from_slice(bytes);
@@ -212,6 +221,13 @@ impl Session {
         self.machine.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
+    /// Who the peer has shown to be: the common name of its certificate, else the first of its other
+    /// names; at most 256 bytes.
+    #[must_use]
+    pub fn peer_name(&self) -> Option<String> {
+        name_of(self.peer_certificate()?)
+    }
+
     /// The certificate with which the peer has shown who it is.
     #[must_use]
     pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
@@ -234,6 +250,23 @@ impl Deref for Machine {
             Self::Client(connection) => connection,
         }
     }
+}
+
+fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let common = certificate.subject().iter_common_name().next();
+    let common = common.and_then(|name| name.as_str().ok());
+    let others = certificate.subject_alternative_name().ok().flatten();
+    let other = others.and_then(|names| {
+        names.value.general_names.iter().find_map(|name| match name {
+            GeneralName::DNSName(name) | GeneralName::RFC822Name(name) | GeneralName::URI(name) => {
+                Some(*name)
+            }
+            _ => None,
+        })
+    });
+    let name = common.or(other)?;
+    Some(name[..name.floor_char_boundary(MAX_PEER_NAME)].into())
 }
 
 /// What both kinds can do.
