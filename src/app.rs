@@ -9,6 +9,7 @@ mod health;
 mod in_force;
 mod listeners;
 mod metrics;
+mod origins;
 mod probes;
 mod refusals;
 mod registry;
@@ -31,7 +32,6 @@ use tokio::task::JoinSet;
 
 pub use certificates::{BadFiles, check as check_certificates};
 pub use listeners::AppError;
-pub use rules::tables as table_rules;
 pub use store::open_once;
 
 use crate::adapters::inbound::listener::{BindError, Listener};
@@ -61,6 +61,7 @@ use health::Checks;
 use in_force::InForce;
 use listeners::Listening;
 use metrics::Metrics;
+use origins::Origins;
 use registry::RegistryState;
 use reload::{Reload, ReloadState};
 use rules::Machine;
@@ -87,6 +88,9 @@ pub enum StartError {
     /// The country database.
     #[error(transparent)]
     Geo(#[from] GeoError),
+    /// Files for TLS to backends.
+    #[error("{}", .0.join("; "))]
+    Origins(Vec<String>),
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RepositoryError),
@@ -146,6 +150,8 @@ impl Edge {
         // Watched first, so that no change is missed.
         let geo_watch = GeoWatch::begin(&config).await;
         let database = country_database(&config)?;
+        let origins = origins::read(&config, &Origins::new()).map_err(StartError::Origins)?;
+        origins::warn_of_unverified(&config);
         let mut store = Store::open(&config)?;
         let store::First { registry, age, error, held, guard } = store.first(&config).await?;
         summary::skipped(registry.skipped.iter());
@@ -157,7 +163,7 @@ impl Edge {
         let mut roster = Roster::new(Arc::clone(metrics_store.meters()));
         // No lease ends while the store says nothing.
         let leases_at = unix_now() - age.map_or(0, whole_secs);
-        let tables = roster.tables(&registry, &rules::tables(&config), leases_at);
+        let tables = roster.tables(&registry, &rules::tables(&config, &origins), leases_at);
         roster.seat(&tables, clock::now());
         let listeners = listening.at_start(&tables)?;
         let bound = listening.bind(settings, machine.workers)?;
@@ -215,6 +221,7 @@ impl Edge {
             certificates: standing,
             roster,
             listening,
+            origins,
             checks,
             shared: Arc::clone(&shared),
             machine,
@@ -376,7 +383,11 @@ pub fn country_database(config: &Config) -> Result<Arc<dyn CountryLookup>, GeoEr
 /// The tables of a registry that nobody serves from, for the command line.
 #[must_use]
 pub fn offline_tables(config: &Config, registry: &Registry) -> Tables {
-    Roster::new(Arc::default()).tables(registry, &rules::tables(config), unix_now())
+    Roster::new(Arc::default()).tables(
+        registry,
+        &rules::tables(config, &Origins::new()),
+        unix_now(),
+    )
 }
 
 async fn sweep(shared: Arc<Shared>, config: watch::Receiver<Arc<Config>>) {

@@ -19,13 +19,14 @@ mod section;
 mod setting;
 mod source;
 mod table;
+mod tls_name;
 mod unknown;
 mod value;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use app::{AppConfig, HealthConfig};
+pub use app::{AppConfig, BackendTls, HealthConfig};
 pub use certificate::CertificateConfig;
 pub use diff::{Change, Subject, diff};
 pub use error::{ConfigError, ConfigErrors, Place};
@@ -39,6 +40,7 @@ pub use secret::Secret;
 pub use setting::Setting;
 pub use source::Source;
 pub use table::{Settings, TABLE};
+pub use tls_name::TlsName;
 pub use value::{ClientAuth, HealthType, ListenerTls, LogFormat, Mode, SendProxy, Shape, Value};
 
 use crate::domain::cidr::Cidr;

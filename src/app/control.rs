@@ -12,6 +12,7 @@ use super::certificates::{self, CertificateWatch};
 use super::feed::Following;
 use super::geo_watch::GeoWatch;
 use super::in_force::InForce;
+use super::origins;
 use super::reload::{self, Reload};
 use super::store::Store;
 use super::{country_database, summary, unix_now, whole_secs};
@@ -223,14 +224,19 @@ impl Control {
         let before = self.in_force.config();
         let running = self.in_force.running();
         let Some(prepared) = self.reload.prepare(&running, why == AGAIN).await else { return };
-        let reload::Prepared { config, changes, database, certificates } = prepared;
+        let reload::Prepared { config, changes, database, certificates, origins } = prepared;
         let said: Vec<&String> = before.warnings.iter().chain(&before.notices).collect();
         for notice in config.warnings.iter().chain(&config.notices).filter(|n| !said.contains(n)) {
             tracing::warn!("{notice}");
         }
         let mut in_force = changes;
         let mut waiting = reload::not_in_force(&mut in_force);
-        if !in_force.is_empty() || !waiting.is_empty() {
+        let resecured = origins != self.in_force.origins;
+        if resecured {
+            tracing::info!("the certificates for TLS to backends have changed");
+            origins::warn_of_unverified(&config);
+        }
+        if !in_force.is_empty() || !waiting.is_empty() || resecured {
             let registry = self.following.replace(&config);
             let leases_at = self.in_force.leases_at;
             let is_file = registry.is_some();
@@ -241,7 +247,7 @@ impl Control {
             if let (Some(reading), Some(standing)) = (&certificates, &self.in_force.certificates) {
                 standing.take(&reading.certificates);
             }
-            self.in_force.take_config(config, database, registry);
+            self.in_force.take_config(config, database, origins, registry);
             let config = self.in_force.config();
             if config.settings.log != before.settings.log {
                 (self.reload.set_log)(&config.settings.log);

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::certificates::{Certificates, Standing};
 use super::health::Checks;
 use super::listeners::Listening;
+use super::origins::Origins;
 use super::registry::RegistryState;
 use super::reload::Running;
 use super::rules::{self, Machine};
@@ -27,6 +28,7 @@ pub(super) struct InForce {
     pub certificates: Option<Arc<Standing>>,
     pub roster: Roster,
     pub listening: Listening,
+    pub origins: Origins,
     pub checks: Checks,
     pub shared: Arc<Shared>,
     pub machine: Machine,
@@ -46,7 +48,7 @@ impl InForce {
     /// What a reload is in place of.
     pub fn running(&self) -> Running {
         let certificates = self.certificates.as_ref().map(|standing| standing.in_force());
-        Running { config: self.config(), certificates }
+        Running { config: self.config(), origins: self.origins.clone(), certificates }
     }
 
     /// Puts another registry in force, with the leases that have not ended at `unix_now` (seconds since
@@ -77,6 +79,7 @@ impl InForce {
         &mut self,
         config: Config,
         database: Option<Arc<dyn CountryLookup>>,
+        origins: Origins,
         registry: Option<Registry>,
     ) {
         if let Some(registry) = registry {
@@ -85,6 +88,7 @@ impl InForce {
         if let Some(database) = database {
             self.database = database;
         }
+        self.origins = origins;
         let geo = rules::geo(&config, &self.database);
         let before = self.shared.snapshot.load_full();
         let snapshot = rules::snapshot(&config, &self.machine, geo, before.admission.rate());
@@ -121,7 +125,7 @@ impl InForce {
 
     /// Puts a snapshot in force, with tables made anew in the place of those that it has.
     fn make_tables(&mut self, before: Snapshot) {
-        let rules = rules::tables(&self.config());
+        let rules = rules::tables(&self.config(), &self.origins);
         let tables = self.roster.tables(&self.registry, &rules, self.leases_at);
         let listeners = self.listening.resolve(&tables);
         let seats = tables.clone();

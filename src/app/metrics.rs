@@ -128,6 +128,15 @@ impl Metrics {
         )
         .histogram(&[], &meters.setup());
         page.family(
+            "edgeproxy_tls_handshakes_total",
+            Kind::Counter,
+            "Handshakes of TLS with clients that came to their end; those that failed are in edgeproxy_refused_total (tls_failed).",
+        );
+        for (version, resumed, count) in meters.handshakes() {
+            let resumed = if resumed { "true" } else { "false" };
+            page.sample(&[("version", version), ("resumed", resumed)], count);
+        }
+        page.family(
             "edgeproxy_dial_failures_total",
             Kind::Counter,
             "Dials to the backend that failed, those included by which it is found out whether it is back.",

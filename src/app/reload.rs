@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::certificates::{self, Certificates};
 use super::country_database;
+use super::origins::{self, Origins};
 use crate::config::{Change, Config, LogFilter, Source, diff, load};
 use crate::domain::ports::CountryLookup;
 
@@ -43,6 +44,8 @@ pub(super) struct Prepared {
     pub changes: Vec<Change>,
     /// The country database, when it is another one.
     pub database: Option<Arc<dyn CountryLookup>>,
+    /// How connections to backends are secured.
+    pub origins: Origins,
     /// The certificates, when any listener ends TLS.
     pub certificates: Option<certificates::Reading>,
 }
@@ -51,6 +54,7 @@ pub(super) struct Prepared {
 #[derive(Clone)]
 pub(super) struct Running {
     pub config: Arc<Config>,
+    pub origins: Origins,
     /// `None` when no listener ends TLS.
     pub certificates: Option<Arc<Certificates>>,
 }
@@ -129,7 +133,7 @@ impl Reload {
 }
 
 fn prepare(source: &Source, running: &Running) -> Read {
-    let Running { config: running, certificates } = running;
+    let Running { config: running, origins, certificates } = running;
     let said = |errors: &[crate::config::ConfigError]| -> Vec<String> {
         errors.iter().map(ToString::to_string).collect()
     };
@@ -144,6 +148,7 @@ fn prepare(source: &Source, running: &Running) -> Read {
     } else {
         Some(country_database(&config).map_err(|error| vec![error.to_string()])?)
     };
+    let origins = origins::read(&config, origins)?;
     let certificates = certificates.as_deref().map(|before| {
         let reading = certificates::Reading::new(&config, Some(before));
         reading.check().map(|()| reading)
@@ -151,7 +156,7 @@ fn prepare(source: &Source, running: &Running) -> Read {
     let certificates = certificates
         .transpose()
         .map_err(|bad| bad.0.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    Ok(Prepared { config, changes, database, certificates })
+    Ok(Prepared { config, changes, database, origins, certificates })
 }
 
 /// Takes those out of `changes` that the process does not go by: they need a restart, or the environment

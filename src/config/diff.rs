@@ -147,7 +147,7 @@ fn apps(old: &Config, new: &Config, changes: &mut Vec<Change>) {
     }
 }
 
-fn app_keys(app: &AppConfig) -> [(&'static str, Option<String>); 11] {
+fn app_keys(app: &AppConfig) -> [(&'static str, Option<String>); 12] {
     let AppConfig {
         hosts,
         sni,
@@ -155,6 +155,7 @@ fn app_keys(app: &AppConfig) -> [(&'static str, Option<String>); 11] {
         affinity_ttl_secs,
         idle_timeout_secs,
         proxy_protocol,
+        tls,
         health,
     } = app;
     let sni: Vec<_> = sni.iter().map(ToString::to_string).collect();
@@ -166,6 +167,7 @@ fn app_keys(app: &AppConfig) -> [(&'static str, Option<String>); 11] {
         ("affinity_ttl_secs", affinity_ttl_secs.map(|secs| secs.to_string())),
         ("idle_timeout_secs", idle_timeout_secs.map(|secs| secs.to_string())),
         ("proxy_protocol", Some(proxy_protocol.show())),
+        ("tls", tls.as_ref().map(ToString::to_string)),
         ("health.type", check_type.map(|check| check.show())),
         ("health.path", path.clone()),
         ("health.expected_status", expected_status.map(|status| status.to_string())),

@@ -222,11 +222,38 @@ fn what_an_app_asks_for_in_vain_is_noted() {
 }
 
 #[test]
-fn encryption_that_cannot_be_had_is_refused_rather_than_left_out() {
+fn tls_to_backends_is_verified_unless_it_is_said_that_it_is_not() {
+    let tls = |text: &str| toml(text).loaded().apps[&"web".parse().unwrap()].tls.clone();
+    assert_eq!(tls("[app.web]\ntls = false"), None);
+    assert_eq!(tls("[app.web]\nspill = \"any\""), None);
+    assert_eq!(tls("[app.web]\ntls = true").unwrap().to_string(), "verified");
+    let all = "ca = \"ca.pem\"\nname = \"db.internal\"\ncert = \"c.pem\"\nkey = \"k.pem\"";
     assert_eq!(
-        error("[app.web]\ntls = true"),
-        "x.toml:2:7: app.web.tls = true: must be false: TLS to backends is not in this version"
+        tls(&format!("[app.web.tls]\n{all}")).unwrap().to_string(),
+        "verified (ca ca.pem, name db.internal, cert c.pem)"
     );
+    assert_eq!(tls("[app.web]\ntls = { verify = false }").unwrap().to_string(), "unverified");
+}
+
+#[test]
+fn tls_to_backends_that_makes_no_sense_is_refused() {
+    for (text, expected) in [
+        ("tls = 2", "x.toml:2:7: app.web.tls = 2: must be true/false/1/0/yes/no/on/off"),
+        (
+            "tls = { verify = false, ca = \"a\" }",
+            "x.toml:2:30: app.web.tls.ca = \"a\": must not be given with verify = false",
+        ),
+        (
+            "tls = { cert = \"a\" }",
+            "x.toml:2:16: app.web.tls.cert = \"a\": must be given with `key`",
+        ),
+        (
+            "tls = { name = \"a b\" }",
+            "x.toml:2:16: app.web.tls.name = \"a b\": must be a host name such as db.internal, or an IP address",
+        ),
+    ] {
+        assert_eq!(error(&format!("[app.web]\n{text}")), expected);
+    }
 }
 
 #[test]

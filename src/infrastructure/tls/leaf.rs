@@ -1,10 +1,13 @@
-//! What a server's certificate says of itself.
+//! What a certificate says of whom it is for.
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::domain::host::HostPattern;
+
+/// The longest name of a peer that is told, in bytes.
+const MAX_PEER_NAME: usize = 256;
 
 /// What is known of a certificate without believing it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +46,24 @@ impl Leaf {
             not_after: validity.not_after.timestamp(),
         })
     }
+}
+
+/// Who has shown `certificate`: its common name, else the first of its other names; at most 256 bytes.
+pub(super) fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let common = certificate.subject().iter_common_name().next();
+    let common = common.and_then(|name| name.as_str().ok());
+    let others = certificate.subject_alternative_name().ok().flatten();
+    let other = others.and_then(|names| {
+        names.value.general_names.iter().find_map(|name| match name {
+            GeneralName::DNSName(name) | GeneralName::RFC822Name(name) | GeneralName::URI(name) => {
+                Some(*name)
+            }
+            _ => None,
+        })
+    });
+    let name = common.or(other)?;
+    Some(name[..name.floor_char_boundary(MAX_PEER_NAME)].into())
 }
 
 fn names(leaf: &X509Certificate<'_>) -> Vec<HostPattern> {
