@@ -68,7 +68,9 @@ impl Proxy {
                     Reason::ClientReset => relay.reset(Ending::Reset(Side::Client)),
                     Reason::BackendReset => relay.reset(Ending::Reset(Side::Backend)),
                     Reason::Drained | Reason::Killed | Reason::Internal => relay.reset_both(),
-                    _ => relay.close(&mut self.tools),
+                    // Nothing has come for long: nothing is cut off.
+                    Reason::Idle => relay.close(&mut self.tools),
+                    _ => drop(relay),
                 }
                 if let Some((hold, ttl)) = hold {
                     self.shared.affinity.release(hold, ttl, now);

@@ -16,8 +16,9 @@ use crate::infrastructure::tls::{Session, Terminator};
 /// A handshake that has begun.
 pub(super) struct Handshake {
     terminator: Arc<Terminator>,
-    /// The beginning of a hello that is not whole.
+    /// The beginning of a hello that is not whole, and how long it is at least.
     hello: Vec<u8>,
+    need: usize,
     /// The server's name that the client asks for.
     pub name: Option<Box<str>>,
 }
@@ -34,7 +35,7 @@ impl Proxy {
         now: Time,
     ) {
         let terminator = Arc::clone(terminator);
-        let handshake = Handshake { terminator, hello: Vec::new(), name: None };
+        let handshake = Handshake { terminator, hello: Vec::new(), need: 0, name: None };
         let awaits = Awaits::Handshake(admitted, Box::new(handshake));
         self.await_first(Arriving::new(end, comer, awaits, now), key, now);
     }
@@ -81,9 +82,14 @@ impl Handshake {
             Err(_) => return Err(Look::Ends(Reason::ClientReset)),
         };
         let arrived = &mut scratch[..arrived];
+        if arrived.len() < self.need {
+            self.hello = arrived.to_vec();
+            return Err(Look::Waits);
+        }
         let name = match client_hello::read(arrived) {
-            Outcome::More { .. } => {
+            Outcome::More { need } => {
                 self.hello = arrived.to_vec();
+                self.need = need;
                 return Err(Look::Waits);
             }
             Outcome::Done { hello, .. } => hello.name().map(|name| name.as_str().into()),
