@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -346,6 +347,7 @@ fn a_pair_that_is_replaced_in_two_steps_never_fails_a_handshake() {
             })
         });
         new.write_cert(&tls.edge.site, "seed");
+        // Which is what is promised: so long it is half.
         thread::sleep(Duration::from_millis(500));
         let said = tls.edge.wait_for_log("seed.key: is not the key");
         assert!(said.contains("INFO"), "{said}");
@@ -362,6 +364,39 @@ fn a_pair_that_is_replaced_in_two_steps_never_fails_a_handshake() {
     };
     assert_eq!((reloads("success"), reloads("failure")), (1, 0));
     drop(open);
+}
+
+#[test]
+fn a_folder_behind_links_as_kubernetes_changes_them_is_read_anew() {
+    let pairs = [(); 2].map(|()| Pair::new(&["seed.test"]));
+    let site = site().toml("[tls]\ncert_dir = \"volume\"\n");
+    let volume = |name: &str| site.path("volume").join(name);
+    let held = |number: usize, pair: &Pair| {
+        replace(&volume(&format!("..2026_{number}/tls.crt")), &pair.cert);
+        replace(&volume(&format!("..2026_{number}/tls.key")), &pair.key);
+    };
+    pairs.iter().enumerate().for_each(|(number, pair)| held(number, pair));
+    symlink("..2026_0", volume("..data")).unwrap();
+    symlink("..data/tls.crt", volume("tls.crt")).unwrap();
+    symlink("..data/tls.key", volume("tls.key")).unwrap();
+    symlink("..2026_1", volume("..data_tmp")).unwrap();
+    let [from, to] = ["..data_tmp", "..data"].map(volume);
+    let tls = start(site);
+    assert_eq!(tls.shown("seed.test").unwrap(), pairs[0].der);
+    fs::rename(from, to).unwrap();
+    tls.shows("seed.test", &pairs[1]);
+    assert_eq!(tls.edge.times_logged("seed"), 1, "one change, and nothing that was waited for");
+}
+
+#[test]
+fn a_signal_has_certificates_read_at_once() {
+    let (old, new) = (Pair::new(&["seed.test"]), Pair::new(&["seed.test"]));
+    let site = site().env("EDGEPROXY_CONFIG_WATCH_INTERVAL_SECS", "3600").toml(SEED);
+    old.write(&site, "seed");
+    let tls = start(site);
+    new.write(&tls.edge.site, "seed");
+    tls.edge.reloads();
+    assert_eq!(tls.shown("seed.test").unwrap(), new.der);
 }
 
 #[test]
