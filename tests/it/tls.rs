@@ -1,0 +1,3 @@
+//! TLS that ends here.
+
+mod certificates;
