@@ -9,6 +9,7 @@ mod health;
 mod in_force;
 mod listeners;
 mod metrics;
+mod origins;
 mod probes;
 mod refusals;
 mod registry;
@@ -29,8 +30,8 @@ use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+pub use certificates::{BadFiles, check as check_certificates};
 pub use listeners::AppError;
-pub use rules::tables as table_rules;
 pub use store::open_once;
 
 use crate::adapters::inbound::listener::{BindError, Listener};
@@ -51,8 +52,8 @@ use crate::infrastructure::config_watcher::Changes;
 use crate::infrastructure::log_sink::LogSink;
 use crate::infrastructure::meters::Meters;
 use crate::infrastructure::reactor::Reactor;
-use crate::infrastructure::tls::PairError;
 use crate::infrastructure::{ConfigWatcher, ShutdownController, shutdown_signal};
+use certificates::CertificateWatch;
 use control::{Control, Follow};
 use feed::Following;
 use geo_watch::GeoWatch;
@@ -60,6 +61,7 @@ use health::Checks;
 use in_force::InForce;
 use listeners::Listening;
 use metrics::Metrics;
+use origins::Origins;
 use registry::RegistryState;
 use reload::{Reload, ReloadState};
 use rules::Machine;
@@ -82,10 +84,13 @@ pub enum StartError {
     App(#[from] AppError),
     /// A certificate, or its key.
     #[error(transparent)]
-    Tls(#[from] PairError),
+    Tls(#[from] BadFiles),
     /// The country database.
     #[error(transparent)]
     Geo(#[from] GeoError),
+    /// Files for TLS to backends.
+    #[error("{}", .0.join("; "))]
+    Origins(Vec<String>),
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RepositoryError),
@@ -138,25 +143,27 @@ impl Edge {
     /// # Errors
     /// Why it cannot start; nothing is left behind.
     pub async fn start(config: Config, process: Process) -> Result<Self, StartError> {
+        let config = Arc::new(config);
         let settings = &config.settings;
         let machine = Machine::new(settings);
         machine.warn_of_max_connections(settings);
         // Watched first, so that no change is missed.
         let geo_watch = GeoWatch::begin(&config).await;
         let database = country_database(&config)?;
+        let origins = origins::read(&config, &Origins::new()).map_err(StartError::Origins)?;
+        origins::warn_of_unverified(&config);
         let mut store = Store::open(&config)?;
         let store::First { registry, age, error, held, guard } = store.first(&config).await?;
         summary::skipped(registry.skipped.iter());
 
-        let mut listening = Listening::new(&config);
-        if listening.ends_tls() {
-            listening.show(certificates::terminator(settings)?);
-        }
+        let certificates = CertificateWatch::begin(&config)?;
+        let standing = certificates.as_ref().map(CertificateWatch::standing);
+        let mut listening = Listening::new(&config, standing.as_deref());
         let metrics_store = PrometheusMetricsStore::for_threads(machine.workers);
         let mut roster = Roster::new(Arc::clone(metrics_store.meters()));
         // No lease ends while the store says nothing.
         let leases_at = unix_now() - age.map_or(0, whole_secs);
-        let tables = roster.tables(&registry, &rules::tables(&config), leases_at);
+        let tables = roster.tables(&registry, &rules::tables(&config, &origins), leases_at);
         roster.seat(&tables, clock::now());
         let listeners = listening.at_start(&tables)?;
         let bound = listening.bind(settings, machine.workers)?;
@@ -184,11 +191,7 @@ impl Edge {
             workers: workers.len(),
         };
         started.log();
-        let state = Arc::new(RegistryState::default());
-        match age {
-            Some(age) => state.starts_stale(age, clock::now()),
-            None => state.is_good(registry.skipped.len(), clock::now()),
-        }
+        let state = Arc::new(RegistryState::at_start(age, registry.skipped.len()));
         let stopping = Arc::new(AtomicBool::new(false));
         let reloads = Arc::new(ReloadState::default());
         let metrics: Arc<dyn Numbers> = Arc::new(Metrics {
@@ -198,6 +201,7 @@ impl Edge {
             access_log: access_log.clone(),
             registry: Arc::clone(&state),
             reloads: Arc::clone(&reloads),
+            certificates: standing.clone(),
             pop: summary::pop_name(&config),
             region: settings.region.clone(),
             stopping: Arc::clone(&stopping),
@@ -211,11 +215,13 @@ impl Edge {
         let checks = Checks::new(&config, Arc::clone(&shared), Arc::clone(&workers));
         let watcher = Arc::new(ConfigWatcher::new(settings.config_watch_interval_secs.get()));
         let mut in_force = InForce {
-            config: watch::Sender::new(Arc::new(config)),
+            config: watch::Sender::new(Arc::clone(&config)),
             registry: Arc::new(registry),
             database,
+            certificates: standing,
             roster,
             listening,
+            origins,
             checks,
             shared: Arc::clone(&shared),
             machine,
@@ -233,6 +239,7 @@ impl Edge {
             reload: Reload::new(source, set_log, reloads),
             watcher: Arc::clone(&watcher),
             geo_watch,
+            certificates,
             hangup,
         };
         control.spawn(planned.run());
@@ -376,7 +383,11 @@ pub fn country_database(config: &Config) -> Result<Arc<dyn CountryLookup>, GeoEr
 /// The tables of a registry that nobody serves from, for the command line.
 #[must_use]
 pub fn offline_tables(config: &Config, registry: &Registry) -> Tables {
-    Roster::new(Arc::default()).tables(registry, &rules::tables(config), unix_now())
+    Roster::new(Arc::default()).tables(
+        registry,
+        &rules::tables(config, &Origins::new()),
+        unix_now(),
+    )
 }
 
 async fn sweep(shared: Arc<Shared>, config: watch::Receiver<Arc<Config>>) {

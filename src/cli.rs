@@ -128,7 +128,12 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         REGISTRY
     } else {
         match error.downcast_ref::<StartError>() {
-            Some(StartError::App(_) | StartError::Geo(_) | StartError::Tls(_)) => CONFIGURATION,
+            Some(
+                StartError::App(_)
+                | StartError::Geo(_)
+                | StartError::Origins(_)
+                | StartError::Tls(_),
+            ) => CONFIGURATION,
             Some(StartError::Registry(_)) => REGISTRY,
             Some(StartError::Bind(_) | StartError::System(_)) | None => RUNTIME,
         }

@@ -3,6 +3,7 @@
 
 mod app;
 mod backends;
+mod certificate;
 mod check;
 mod diff;
 mod document;
@@ -18,17 +19,19 @@ mod section;
 mod setting;
 mod source;
 mod table;
+mod tls_name;
 mod unknown;
 mod value;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use app::{AppConfig, HealthConfig};
+pub use app::{AppConfig, BackendTls, HealthConfig};
+pub use certificate::CertificateConfig;
 pub use diff::{Change, Subject, diff};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use help::{readme_table, template};
-pub use list::{Addresses, Cidrs, Listen};
+pub use list::{Addresses, Cidrs, Listen, Protocols};
 pub use log_filter::LogFilter;
 pub use number::{Seconds, Whole};
 pub use parts::ListenerConfig;
@@ -37,7 +40,8 @@ pub use secret::Secret;
 pub use setting::Setting;
 pub use source::Source;
 pub use table::{Settings, TABLE};
-pub use value::{HealthType, ListenerTls, LogFormat, Mode, SendProxy, Shape, Value};
+pub use tls_name::TlsName;
+pub use value::{ClientAuth, HealthType, ListenerTls, LogFormat, Mode, SendProxy, Shape, Value};
 
 use crate::domain::cidr::Cidr;
 use crate::domain::region::Atlas;
@@ -60,6 +64,8 @@ pub struct Config {
     pub geo_overrides: Vec<(Cidr, Country)>,
     /// `[[listener]]`, in the order of the file.
     pub listeners: Vec<ListenerConfig>,
+    /// `[[certificate]]`, in the order of the file.
+    pub certificates: Vec<CertificateConfig>,
     /// `[[backend]]`, in the order of the file; `None` = the registry is elsewhere.
     pub backends: Option<Vec<Backend>>,
     /// Names that nobody knows; `check` fails on them.
@@ -101,18 +107,19 @@ pub fn load(source: &Source) -> Result<Config, ConfigErrors> {
     unknown::in_env(&source.env, &mut resolver.report);
     let parts = document.as_ref().map_or_else(Parts::default, |document| {
         unknown::in_file(document, &mut resolver.report);
-        Parts::read(document, &mut resolver.report)
+        Parts::read(document, &settings, &mut resolver.report)
     });
     if complete {
         check::trust(&settings, &parts.listeners, &mut resolver);
         check::listens(&settings, &parts.listeners, &mut resolver);
+        check::client_auth(&settings, &parts.certificates, &mut resolver);
     }
     let Resolver { effective, report, .. } = resolver;
     if !report.errors.is_empty() {
         return Err(ConfigErrors(report.errors));
     }
     let Report { warnings, notices, .. } = report;
-    let Parts { apps, atlas, geo_overrides, listeners, backends } = parts;
+    let Parts { apps, atlas, geo_overrides, listeners, certificates, backends } = parts;
     let file = source.file.clone();
     Ok(Config {
         settings,
@@ -120,6 +127,7 @@ pub fn load(source: &Source) -> Result<Config, ConfigErrors> {
         atlas,
         geo_overrides,
         listeners,
+        certificates,
         backends,
         warnings,
         notices,
@@ -140,6 +148,13 @@ impl Config {
                  {who}, which only a restart changes"
             )
         })
+    }
+
+    /// Whether any listener ends TLS.
+    #[must_use]
+    pub fn ends_tls(&self) -> bool {
+        let ends = |listener: &ListenerConfig| listener.tls == ListenerTls::Terminate;
+        self.settings.tls_enabled || self.listeners.iter().any(ends)
     }
 
     /// What is in force when this takes the place of `running` in a process: all of it, but for what

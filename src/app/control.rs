@@ -8,9 +8,11 @@ use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::time::{interval, timeout};
 
+use super::certificates::{self, CertificateWatch};
 use super::feed::Following;
 use super::geo_watch::GeoWatch;
 use super::in_force::InForce;
+use super::origins;
 use super::reload::{self, Reload};
 use super::store::Store;
 use super::{country_database, summary, unix_now, whole_secs};
@@ -40,6 +42,8 @@ pub(super) struct Control {
     /// Tells whoever asks what has changed.
     pub watcher: Arc<ConfigWatcher>,
     pub geo_watch: Option<GeoWatch>,
+    /// `None` when no listener ends TLS.
+    pub certificates: Option<CertificateWatch>,
     pub hangup: Option<Signal>,
 }
 
@@ -74,7 +78,7 @@ impl Control {
         }
         let (_watching, mut config) = self.watch_config().await.unzip();
         // It may have changed between its first reading and now.
-        if config.is_some() && self.reload.has_news(&self.in_force.config()).await {
+        if config.is_some() && self.reload.has_news(&self.in_force.running()).await {
             self.reload(FILE_CHANGED).await;
         }
         let mut remind = interval(REMINDER);
@@ -103,6 +107,9 @@ impl Control {
                     self.reload(FILE_CHANGED).await;
                 }
                 () = GeoWatch::changed(&mut self.geo_watch) => self.reload_geo(true).await,
+                reading = CertificateWatch::read(&mut self.certificates) => {
+                    self.take_certificates(&reading);
+                }
                 _ = remind.tick() => self.remind().await,
             }
         }
@@ -200,6 +207,9 @@ impl Control {
                 "a change of the registry is still held; the table in force is {age} old"
             );
         }
+        if let Some(watch) = &mut self.certificates {
+            watch.remind();
+        }
         if !self.reload.state.last_succeeded() {
             self.reload(AGAIN).await;
         }
@@ -212,15 +222,21 @@ impl Control {
     /// everything as it is.
     async fn reload(&mut self, why: &str) {
         let before = self.in_force.config();
-        let Some(prepared) = self.reload.prepare(&before, why == AGAIN).await else { return };
-        let reload::Prepared { config, changes, database } = prepared;
+        let running = self.in_force.running();
+        let Some(prepared) = self.reload.prepare(&running, why == AGAIN).await else { return };
+        let reload::Prepared { config, changes, database, certificates, origins } = prepared;
         let said: Vec<&String> = before.warnings.iter().chain(&before.notices).collect();
         for notice in config.warnings.iter().chain(&config.notices).filter(|n| !said.contains(n)) {
             tracing::warn!("{notice}");
         }
         let mut in_force = changes;
         let mut waiting = reload::not_in_force(&mut in_force);
-        if !in_force.is_empty() || !waiting.is_empty() {
+        let resecured = origins != self.in_force.origins;
+        if resecured {
+            tracing::info!("the certificates for TLS to backends have changed");
+            origins::warn_of_unverified(&config);
+        }
+        if !in_force.is_empty() || !waiting.is_empty() || resecured {
             let registry = self.following.replace(&config);
             let leases_at = self.in_force.leases_at;
             let is_file = registry.is_some();
@@ -228,7 +244,10 @@ impl Control {
             if is_file && self.follow.held.is_some() {
                 waiting.extend(reload::of_registry(&mut in_force));
             }
-            self.in_force.take_config(config, database, registry);
+            if let (Some(reading), Some(standing)) = (&certificates, &self.in_force.certificates) {
+                standing.take(&reading.certificates);
+            }
+            self.in_force.take_config(config, database, origins, registry);
             let config = self.in_force.config();
             if config.settings.log != before.settings.log {
                 (self.reload.set_log)(&config.settings.log);
@@ -242,6 +261,11 @@ impl Control {
                 self.reload_geo(false).await;
             }
         }
+        if let Some(reading) = certificates {
+            self.take_certificates(&reading);
+            let config = self.in_force.config();
+            self.certificates.iter_mut().for_each(|watch| watch.follow(Arc::clone(&config)));
+        }
         reload::log(&in_force, &waiting, why);
         for change in in_force {
             self.watcher.publish(ConfigChange::ValueChanged {
@@ -249,6 +273,14 @@ impl Control {
                 old_value: change.old_value,
                 new_value: change.new_value,
             });
+        }
+    }
+
+    /// Puts the certificates in force that were found.
+    fn take_certificates(&mut self, reading: &certificates::Reading) {
+        self.in_force.take_certificates(&reading.certificates);
+        if let Some(watch) = &mut self.certificates {
+            watch.judge(&reading.problems);
         }
     }
 

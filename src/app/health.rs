@@ -16,6 +16,7 @@ use crate::config::{AppConfig, Config, HealthType};
 use crate::domain::App;
 use crate::infrastructure::health_checker::{Change, Gate, Health, HealthChecker, Options, Phase};
 use crate::infrastructure::proxy_protocol::Version;
+use crate::infrastructure::tls::Originator;
 use crate::infrastructure::{HealthCheckConfig, HealthCheckType};
 
 /// Probes under way at once, unless that many cannot keep the interval.
@@ -46,6 +47,7 @@ struct Manner {
     config: HealthCheckConfig,
     host: Option<String>,
     header: Option<Version>,
+    tls: Option<Arc<Originator>>,
     addr: SocketAddr,
 }
 
@@ -72,14 +74,16 @@ impl Checks {
         if !self.rules.enabled {
             return self.stop(tables);
         }
-        let backends: Vec<&Arc<Upstream>> =
-            tables.values().flat_map(|table| table.upstreams()).collect();
+        let backends: Vec<(&Arc<Upstream>, Option<&Arc<Originator>>)> = tables
+            .values()
+            .flat_map(|table| table.upstreams().iter().map(|up| (up, table.rules.tls.as_ref())))
+            .collect();
         self.gate.ensure(self.rules.concurrent(backends.len()));
         let phase = if self.began { Phase::Immediate } else { Phase::Spread };
         self.began = true;
         let mut before = std::mem::take(&mut self.checkers);
-        for upstream in backends {
-            let manner = self.rules.of(upstream);
+        for (upstream, tls) in backends {
+            let manner = self.rules.of(upstream, tls);
             let checker = match before.remove(&upstream.number) {
                 Some(checker) if checker.manner == manner => checker,
                 // Those who change together must not stay together.
@@ -128,6 +132,7 @@ impl Checks {
             phase,
             host: manner.host.clone(),
             header: manner.header,
+            tls: manner.tls.as_ref().map(|tls| (tls.for_one(), tls.name(manner.addr.ip()))),
             observer: Some(observer),
         };
         let (id, addr) = (upstream.id.to_string(), manner.addr.to_string());
@@ -184,10 +189,11 @@ impl Rules {
     }
 
     /// How a backend is checked.
-    fn of(&self, upstream: &Upstream) -> Manner {
+    fn of(&self, upstream: &Upstream, tls: Option<&Arc<Originator>>) -> Manner {
         let addr = upstream.addr;
         let Some(app) = self.apps.get(&upstream.app) else {
-            return Manner { config: self.default.clone(), host: None, header: None, addr };
+            let config = self.default.clone();
+            return Manner { config, host: None, header: None, tls: None, addr };
         };
         let own = &app.health;
         // Who says what is to be asked for or answered means a request.
@@ -207,8 +213,9 @@ impl Rules {
         Manner {
             config: HealthCheckConfig { check_type, ..self.default.clone() },
             host: own.host.clone(),
-            // Another port is somebody else, who was not said to expect one.
+            // Another port is somebody else, who was not said to expect them.
             header: if own.port.is_none() { rules::header(app) } else { None },
+            tls: tls.filter(|_| own.port.is_none()).cloned(),
             addr: SocketAddr::new(addr.ip(), own.port.unwrap_or(addr.port())),
         }
     }

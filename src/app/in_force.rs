@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::certificates::{Certificates, Standing};
 use super::health::Checks;
 use super::listeners::Listening;
+use super::origins::Origins;
 use super::registry::RegistryState;
+use super::reload::Running;
 use super::rules::{self, Machine};
 use crate::application::proxy::{Shared, Snapshot};
 use crate::application::upstreams::{AppTable, Roster, Tables};
@@ -21,8 +24,11 @@ pub(super) struct InForce {
     pub config: watch::Sender<Arc<Config>>,
     pub registry: Arc<Registry>,
     pub database: Arc<dyn CountryLookup>,
+    /// `None` when no listener ends TLS.
+    pub certificates: Option<Arc<Standing>>,
     pub roster: Roster,
     pub listening: Listening,
+    pub origins: Origins,
     pub checks: Checks,
     pub shared: Arc<Shared>,
     pub machine: Machine,
@@ -37,6 +43,12 @@ impl InForce {
     /// The configuration.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.borrow())
+    }
+
+    /// What a reload is in place of.
+    pub fn running(&self) -> Running {
+        let certificates = self.certificates.as_ref().map(|standing| standing.in_force());
+        Running { config: self.config(), origins: self.origins.clone(), certificates }
     }
 
     /// Puts another registry in force, with the leases that have not ended at `unix_now` (seconds since
@@ -62,11 +74,12 @@ impl InForce {
     }
 
     /// Puts another configuration in force, with another country database and another registry if they
-    /// come with it.
+    /// come with it. Certificates for it are in force already.
     pub fn take_config(
         &mut self,
         config: Config,
         database: Option<Arc<dyn CountryLookup>>,
+        origins: Origins,
         registry: Option<Registry>,
     ) {
         if let Some(registry) = registry {
@@ -75,10 +88,14 @@ impl InForce {
         if let Some(database) = database {
             self.database = database;
         }
+        self.origins = origins;
         let geo = rules::geo(&config, &self.database);
         let before = self.shared.snapshot.load_full();
         let snapshot = rules::snapshot(&config, &self.machine, geo, before.admission.rate());
         self.checks.configure(&config);
+        if let Some(standing) = &self.certificates {
+            self.listening.show(&standing.in_force(), &config.settings);
+        }
         self.config.send_replace(Arc::new(config));
         self.make_tables(snapshot);
     }
@@ -91,9 +108,24 @@ impl InForce {
         self.shared.snapshot.store(Arc::new(Snapshot { geo, ..before }));
     }
 
+    /// Puts other certificates in force, if they are others: clients are shown them from their next
+    /// handshake on.
+    pub fn take_certificates(&mut self, certificates: &Arc<Certificates>) {
+        let Some(standing) = &self.certificates else { return };
+        if !standing.take(certificates) {
+            return;
+        }
+        self.listening.show(certificates, &self.config().settings);
+        let mut snapshot = Snapshot::clone(&self.shared.snapshot.load());
+        for (rules, shown) in snapshot.listeners.iter_mut().zip(self.listening.shown()) {
+            rules.tls.clone_from(shown);
+        }
+        self.shared.snapshot.store(Arc::new(snapshot));
+    }
+
     /// Puts a snapshot in force, with tables made anew in the place of those that it has.
     fn make_tables(&mut self, before: Snapshot) {
-        let rules = rules::tables(&self.config());
+        let rules = rules::tables(&self.config(), &self.origins);
         let tables = self.roster.tables(&self.registry, &rules, self.leases_at);
         let listeners = self.listening.resolve(&tables);
         let seats = tables.clone();

@@ -7,10 +7,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::StartError;
+use super::certificates::{Certificates, Standing};
 use crate::adapters::inbound::listener::{self, Listener};
 use crate::application::proxy::ListenerRules;
 use crate::application::upstreams::{AppTable, Tables};
-use crate::config::{Config, ListenerTls, Settings};
+use crate::config::{Config, ListenerTls, Protocols, Settings};
 use crate::domain::App;
 use crate::infrastructure::tls::Terminator;
 
@@ -62,6 +63,8 @@ struct Group {
     app: Option<App>,
     expects_header: bool,
     tls: ListenerTls,
+    /// The protocols that it offers; `None` = as the settings say.
+    alpn: Option<Protocols>,
 }
 
 impl Group {
@@ -82,18 +85,19 @@ pub(super) struct Listening {
     /// app when the listener began.
     only: Option<App>,
     ignored: Vec<App>,
-    /// What listeners that end TLS show their clients.
-    terminator: Option<Arc<Terminator>>,
+    /// What each one shows its clients, if it ends TLS.
+    shown: Vec<Option<Arc<Terminator>>>,
 }
 
 impl Listening {
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, certificates: Option<&Standing>) -> Self {
         let settings = &config.settings;
         let main = |addrs: &[SocketAddr], tls| Group {
             addrs: addrs.to_vec(),
             app: settings.app.clone(),
             expects_header: settings.proxy_protocol,
             tls,
+            alpn: None,
         };
         let mut groups = Vec::new();
         if !settings.listen_addr.get().is_empty() {
@@ -109,20 +113,30 @@ impl Listening {
                 app: listener.app.as_ref().or(usual).cloned(),
                 expects_header: listener.proxy_protocol,
                 tls: listener.tls,
+                alpn: listener.alpn.clone(),
             }
         });
         groups.extend(others);
-        Self { groups, only: None, ignored: Vec::new(), terminator: None }
-    }
-
-    /// Whether any of them ends TLS.
-    pub fn ends_tls(&self) -> bool {
-        self.groups.iter().any(|group| group.tls == ListenerTls::Terminate)
+        let mut listening = Self { groups, only: None, ignored: Vec::new(), shown: Vec::new() };
+        if let Some(certificates) = certificates {
+            listening.show(&certificates.in_force(), settings);
+        }
+        listening
     }
 
     /// Says what those that end TLS show their clients from now on.
-    pub fn show(&mut self, terminator: Arc<Terminator>) {
-        self.terminator = Some(terminator);
+    pub fn show(&mut self, certificates: &Certificates, settings: &Settings) {
+        let shown = |group: &Group| {
+            let protocols = group.alpn.as_ref().unwrap_or(&settings.tls_alpn).get();
+            let ends = group.tls == ListenerTls::Terminate;
+            ends.then(|| certificates.terminator(protocols, settings.tls_strict_sni))
+        };
+        self.shown = self.groups.iter().map(shown).collect();
+    }
+
+    /// What each shows its clients, by number.
+    pub fn shown(&self) -> &[Option<Arc<Terminator>>] {
+        &self.shown
     }
 
     /// Every address, with the number of its listener.
@@ -198,13 +212,14 @@ impl Listening {
         let only = self.only.as_ref();
         self.groups
             .iter()
-            .map(|group| {
+            .enumerate()
+            .map(|(number, group)| {
                 let app = group.app.as_ref().or(only.filter(|_| !group.passes_through()));
                 ListenerRules {
                     table: app.and_then(|app| tables.get(app)).cloned(),
                     expects_header: group.expects_header,
                     passthrough: group.passes_through(),
-                    tls: self.terminator.clone().filter(|_| group.tls == ListenerTls::Terminate),
+                    tls: self.shown.get(number).cloned().flatten(),
                 }
             })
             .collect()

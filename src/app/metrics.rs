@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::certificates::{Standing as CertificateStanding, Validity};
 use super::registry::RegistryState;
 use super::reload::ReloadState;
 use crate::adapters::inbound::metrics::Source;
@@ -31,6 +32,8 @@ pub(super) struct Metrics {
     pub access_log: LogSink,
     pub registry: Arc<RegistryState>,
     pub reloads: Arc<ReloadState>,
+    /// `None` when no listener ends TLS.
+    pub certificates: Option<Arc<CertificateStanding>>,
     pub pop: String,
     pub region: Region,
     /// Set when the process has been asked to stop.
@@ -124,6 +127,15 @@ impl Metrics {
             "Time from accepting a client to its backend's answer.",
         )
         .histogram(&[], &meters.setup());
+        page.family(
+            "edgeproxy_tls_handshakes_total",
+            Kind::Counter,
+            "Handshakes of TLS with clients that came to their end; those that failed are in edgeproxy_refused_total (tls_failed).",
+        );
+        for (version, resumed, count) in meters.handshakes() {
+            let resumed = if resumed { "true" } else { "false" };
+            page.sample(&[("version", version), ("resumed", resumed)], count);
+        }
         page.family(
             "edgeproxy_dial_failures_total",
             Kind::Counter,
@@ -307,6 +319,9 @@ impl Metrics {
         )
         .sample(&[("result", "success")], self.reloads.successes())
         .sample(&[("result", "failure")], self.reloads.failures());
+        if let Some(certificates) = &self.certificates {
+            Self::certificates(page, certificates);
+        }
         page.family(
             "edgeproxy_worker_lag_seconds",
             Kind::Gauge,
@@ -323,6 +338,27 @@ impl Metrics {
         ];
         page.family("edgeproxy_build_info", Kind::Gauge, "What runs, and where.")
             .sample(&labels, 1);
+    }
+}
+
+impl Metrics {
+    /// What is shown to clients where TLS ends here.
+    fn certificates(page: &mut Page, standing: &CertificateStanding) {
+        page.family(
+            "edgeproxy_tls_certificate_expiry_timestamp_seconds",
+            Kind::Gauge,
+            "Until when the certificate is valid, in seconds since the Unix epoch.",
+        );
+        for Validity { certificate, not_after } in standing.validities() {
+            page.sample(&[("certificate", &certificate)], not_after);
+        }
+        page.family(
+            "edgeproxy_tls_certificate_reloads_total",
+            Kind::Counter,
+            "Times that certificates were replaced, and files that could not be used for it.",
+        )
+        .sample(&[("result", "success")], standing.successes())
+        .sample(&[("result", "failure")], standing.failures());
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::application::upstreams::Upstream;
+use crate::clock;
 use crate::domain::time::Time;
 
 /// How the registry stands.
@@ -21,6 +22,17 @@ pub(super) struct RegistryState {
 }
 
 impl RegistryState {
+    /// As it is after the first reading, with so many rows left out; of tables that were true so long
+    /// `ago` when it could not be read.
+    pub fn at_start(ago: Option<Duration>, skipped: usize) -> Self {
+        let state = Self::default();
+        match ago {
+            Some(age) => state.starts_stale(age, clock::now()),
+            None => state.is_good(skipped, clock::now()),
+        }
+        state
+    }
+
     /// The registry says what the tables in force say.
     pub fn is_good(&self, skipped: usize, now: Time) {
         self.read_at.store(now.nanos(), Ordering::Relaxed);
@@ -35,7 +47,7 @@ impl RegistryState {
     }
 
     /// The tables in force are what the registry said `age` ago.
-    pub fn starts_stale(&self, age: Duration, now: Time) {
+    fn starts_stale(&self, age: Duration, now: Time) {
         let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
         self.read_at.store(now.nanos(), Ordering::Relaxed);
         self.older_by.store(age, Ordering::Relaxed);

@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::certificates::{self, Certificates};
 use super::country_database;
+use super::origins::{self, Origins};
 use crate::config::{Change, Config, LogFilter, Source, diff, load};
 use crate::domain::ports::CountryLookup;
 
@@ -42,6 +44,19 @@ pub(super) struct Prepared {
     pub changes: Vec<Change>,
     /// The country database, when it is another one.
     pub database: Option<Arc<dyn CountryLookup>>,
+    /// How connections to backends are secured.
+    pub origins: Origins,
+    /// The certificates, when any listener ends TLS.
+    pub certificates: Option<certificates::Reading>,
+}
+
+/// What is in force, which a reload is in place of.
+#[derive(Clone)]
+pub(super) struct Running {
+    pub config: Arc<Config>,
+    pub origins: Origins,
+    /// `None` when no listener ends TLS.
+    pub certificates: Option<Arc<Certificates>>,
 }
 
 /// What reloads came to, for whoever asks.
@@ -62,13 +77,13 @@ impl Reload {
     }
 
     /// Whether reading everything anew would change anything, or fail.
-    pub async fn has_news(&mut self, running: &Arc<Config>) -> bool {
+    pub async fn has_news(&mut self, running: &Running) -> bool {
         !self.read(running).await.is_ok_and(|prepared| prepared.changes.is_empty())
     }
 
     /// Reads and checks everything. `None`, and every error in the log, when anything is wrong; when it
     /// is tried `again` by itself, only what was not wrong before.
-    pub async fn prepare(&mut self, running: &Arc<Config>, again: bool) -> Option<Prepared> {
+    pub async fn prepare(&mut self, running: &Running, again: bool) -> Option<Prepared> {
         let errors = match self.read(running).await {
             Ok(prepared) => {
                 self.complaint.clear();
@@ -93,9 +108,9 @@ impl Reload {
     }
 
     /// Reads everything off this thread, if that has an end.
-    async fn read(&mut self, running: &Arc<Config>) -> Read {
+    async fn read(&mut self, running: &Running) -> Read {
         let late = || {
-            let file = running.file.as_ref().map(|file| format!("{} ", file.display()));
+            let file = running.config.file.as_ref().map(|file| format!("{} ", file.display()));
             let file = file.unwrap_or_default();
             let text = format!("{file}and the files that it names were not read within");
             Err(vec![format!("{text} {LONGEST_READ:?}")])
@@ -104,7 +119,7 @@ impl Reload {
         if self.hanging.len() >= MOST_HANGING {
             return late();
         }
-        let (source, before) = (Arc::clone(&self.source), Arc::clone(running));
+        let (source, before) = (Arc::clone(&self.source), running.clone());
         let mut reading = tokio::task::spawn_blocking(move || prepare(&source(), &before));
         match timeout(LONGEST_READ, &mut reading).await {
             Ok(Ok(read)) => read,
@@ -117,7 +132,8 @@ impl Reload {
     }
 }
 
-fn prepare(source: &Source, running: &Config) -> Read {
+fn prepare(source: &Source, running: &Running) -> Read {
+    let Running { config: running, origins, certificates } = running;
     let said = |errors: &[crate::config::ConfigError]| -> Vec<String> {
         errors.iter().map(ToString::to_string).collect()
     };
@@ -132,7 +148,15 @@ fn prepare(source: &Source, running: &Config) -> Read {
     } else {
         Some(country_database(&config).map_err(|error| vec![error.to_string()])?)
     };
-    Ok(Prepared { config, changes, database })
+    let origins = origins::read(&config, origins)?;
+    let certificates = certificates.as_deref().map(|before| {
+        let reading = certificates::Reading::new(&config, Some(before));
+        reading.check().map(|()| reading)
+    });
+    let certificates = certificates
+        .transpose()
+        .map_err(|bad| bad.0.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    Ok(Prepared { config, changes, database, origins, certificates })
 }
 
 /// Takes those out of `changes` that the process does not go by: they need a restart, or the environment

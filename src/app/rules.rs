@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::origins::Origins;
 use crate::application::admission;
 use crate::application::connect;
 use crate::application::locate::Geo;
@@ -90,14 +91,14 @@ pub(super) fn geo(config: &Config, database: &Arc<dyn CountryLookup>) -> Arc<Geo
 }
 
 /// What tables are made with.
-#[must_use]
-pub fn tables(config: &Config) -> Rules {
+pub(super) fn tables(config: &Config, origins: &Origins) -> Rules {
     let settings = &config.settings;
     let default = AppRules {
         spill: Spill::Any,
         affinity_ttl: settings.binding_ttl_secs.get(),
         idle_timeout: settings.idle_timeout_secs.get(),
         header: None,
+        tls: None,
     };
     let secs = |given: Option<u32>, other| given.map_or(other, |s| Duration::from_secs(s.into()));
     let apps = config
@@ -109,6 +110,7 @@ pub fn tables(config: &Config) -> Rules {
                 affinity_ttl: secs(app.affinity_ttl_secs, default.affinity_ttl),
                 idle_timeout: secs(app.idle_timeout_secs, default.idle_timeout),
                 header: header(app),
+                tls: origins.get(name).cloned(),
             };
             (name.clone(), rules)
         })

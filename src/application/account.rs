@@ -105,6 +105,12 @@ pub struct Record {
     pub client: SocketAddr,
     /// The country that it is in.
     pub country: Option<Country>,
+    /// The server's name of TLS that it asked for.
+    pub server_name: Option<Box<str>>,
+    /// The version of TLS that ended here, once its handshake was over.
+    pub tls: Option<&'static str>,
+    /// Who the client has shown to be by a certificate that was verified.
+    pub client_name: Option<String>,
     /// Where it was carried, or tried last.
     pub backend: Option<Arc<Upstream>>,
     /// How near that is.
@@ -130,6 +136,9 @@ impl Record {
         Self {
             client,
             country: None,
+            server_name: None,
+            tls: None,
+            client_name: None,
             backend: None,
             tier: None,
             tries: 0,
@@ -166,6 +175,9 @@ pub fn write_line(
     line.text("country", record.country.as_ref().map(Country::as_str));
     line.text("region", asked.region.map(Region::as_str));
     line.text("app", asked.app.map(App::as_str));
+    line.text("server_name", record.server_name.as_deref());
+    line.text("tls", record.tls);
+    line.foreign("client_name", record.client_name.as_deref());
     line.text("backend", backend.map(|b| b.id.as_str()));
     line.text("backend_region", backend.map(|b| b.region.as_str()));
     line.number("tier", record.tier.map(|tier| u64::from(tier.number())));
@@ -218,6 +230,25 @@ impl Line<'_> {
             None => self.absent(),
             Some(text) if self.json => push_json(self.out, text),
             Some(text) => self.out.extend_from_slice(text.as_bytes()),
+        }
+    }
+
+    /// A text in which anything may be: what could end a field or a line is percent-encoded.
+    fn foreign(&mut self, key: &str, value: Option<&str>) {
+        self.key(key);
+        match value {
+            None => self.absent(),
+            // It cannot fail: it is text, and there is memory.
+            Some(text) if self.json => drop(serde_json::to_writer(&mut *self.out, text)),
+            Some(text) => {
+                for byte in text.bytes() {
+                    if byte.is_ascii_graphic() && byte != b'%' {
+                        self.out.push(byte);
+                    } else {
+                        let _ = write!(self.out, "%{byte:02X}");
+                    }
+                }
+            }
         }
     }
 
@@ -331,6 +362,9 @@ mod tests {
         let record = Record {
             country: "BR".parse().ok(),
             tier: Some(Tier::Far),
+            server_name: Some("a.test".into()),
+            tls: Some("TLSv1.3"),
+            client_name: Some("Jürgen %\n".into()),
             tries: 2,
             received: u64::MAX,
             total: Duration::from_micros(12_034),
@@ -347,7 +381,7 @@ mod tests {
         assert_eq!(
             line(Format::Text, "[::ffff:192.0.2.1]:99"),
             "2027-01-01T00:00:00.007Z access client=192.0.2.1:99 country=BR region=- app=web \
-             backend=- backend_region=- tier=3 tries=2 sent=0 received=18446744073709551615 \
+             server_name=a.test tls=TLSv1.3 client_name=J%C3%BCrgen%20%25%0A backend=- backend_region=- tier=3 tries=2 sent=0 received=18446744073709551615 \
              setup_ms=- duration_ms=12.034 reason=connect_failed\n"
         );
     }
@@ -358,6 +392,7 @@ mod tests {
             serde_json::from_str(&line(Format::Json, "[2001:db8::1]:99")).unwrap();
         assert_eq!(value["client"], "[2001:db8::1]:99");
         assert_eq!(value["region"], serde_json::Value::Null);
+        assert_eq!(value["client_name"], "Jürgen %\n");
         assert_eq!(value["duration_ms"], 12.034);
         assert_eq!(value["reason"], "connect_failed");
     }

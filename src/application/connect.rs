@@ -1,6 +1,7 @@
 //! A connection to a backend: one after the other until one answers, and side by side when one
 //! takes long. No client waits for a dead backend.
 
+use std::fmt::{self, Display};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, sock
 use tokio::sync::mpsc;
 
 use super::account::Reason;
+use super::relay::{self, End, Failed};
 use super::route::{self, Routed};
 use super::upstreams::{AppTable, RouteCounts, Upstream};
 use crate::domain::balance::{Avoid, Origin};
@@ -19,8 +21,9 @@ use crate::domain::{App, Region};
 use crate::infrastructure::circuit_breaker::Permit;
 use crate::infrastructure::meters::{Counter, DialFailure, Meters, Share};
 use crate::infrastructure::proxy_protocol::Version;
-use crate::infrastructure::reactor::{Event, Reactor};
+use crate::infrastructure::reactor::{Event, Interest, Reactor};
 use crate::infrastructure::slab::Key;
+use crate::infrastructure::tls::Originator;
 
 /// How long a dial for which there is no descriptor is put off.
 const SHORTAGE: Duration = Duration::from_millis(20);
@@ -49,10 +52,12 @@ impl Demotions {
         Self(queue)
     }
 
-    /// Notes a failed dial, for now. When the queue is full the demotion ends by itself, unprobed.
-    pub fn demote(&self, upstream: &Arc<Upstream>, now: Time) {
+    /// Notes a failed dial, for now, and `why`. When the queue is full the demotion ends by itself,
+    /// unprobed.
+    pub fn demote(&self, upstream: &Arc<Upstream>, why: &dyn Display, now: Time) {
         if let Some(delay) = upstream.dials().failed(now) {
-            tracing::warn!(backend = %upstream.id, addr = %upstream.addr, "dial failed; it ranks last for {delay:?}");
+            let (backend, addr) = (&upstream.id, &upstream.addr);
+            tracing::warn!(%backend, %addr, "dial failed ({why}); it ranks last for {delay:?}");
             if self.0.try_send((Arc::clone(upstream), delay)).is_err() {
                 upstream.dials().probe_ended();
             }
@@ -74,20 +79,65 @@ pub struct Tools<'a, D> {
     pub spare: &'a mut Spare,
     /// Where the worker counts.
     pub share: Share,
+    /// What handshakes are made with.
+    pub relay: &'a mut relay::Tools,
 }
 
 impl<D> Tools<'_, D> {
     /// An attempt failed: its backend ranks last, and hears of it.
-    fn failed(&self, attempt: &Attempt, why: DialFailure, permit: Option<Permit>, now: Time) {
+    fn failed(&self, attempt: &Attempt, why: &Cause, permit: Option<Permit>, now: Time) {
         let upstream = &attempt.upstream;
-        upstream.meter.cell(self.share).dial_failed(why);
+        upstream.meter.cell(self.share).dial_failed(why.kind());
         if let Some(permit) = permit {
             upstream.report(permit, false, now);
         }
         if !attempt.hedged {
-            self.demotions.demote(upstream, now);
+            self.demotions.demote(upstream, why, now);
         }
     }
+}
+
+/// Why an attempt failed.
+#[derive(Debug)]
+pub enum Cause {
+    /// Nobody answered in time.
+    Timeout,
+    /// What the system says.
+    Socket(Option<Errno>),
+    /// What TLS says.
+    Tls(Failed),
+}
+
+impl Cause {
+    /// What it is called in metrics.
+    #[must_use]
+    pub const fn kind(&self) -> DialFailure {
+        match self {
+            Self::Timeout => DialFailure::Timeout,
+            Self::Socket(error) => failure(*error),
+            Self::Tls(_) => DialFailure::Tls,
+        }
+    }
+}
+
+impl Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout => f.write_str("no answer"),
+            Self::Socket(Some(error)) => error.fmt(f),
+            Self::Socket(None) => f.write_str("no connection"),
+            Self::Tls(failed) => write!(f, "TLS: {failed}"),
+        }
+    }
+}
+
+/// What is said to a backend whose connections are secured, before what the client says.
+#[derive(Clone, Debug, Default)]
+pub struct Greeting {
+    /// What comes before TLS.
+    pub preamble: Option<Box<[u8]>>,
+    /// The protocol that the client has agreed on (RFC 7301).
+    pub alpn: Option<Box<[u8]>>,
 }
 
 /// A descriptor that is held for the moment when there are no others left.
@@ -122,6 +172,8 @@ pub struct Dial {
     tries: usize,
     /// Whether the client is bound to the backend that answers.
     binds: bool,
+    /// What is said where connections are secured.
+    greeting: Greeting,
     /// When it is tried again for which there was no descriptor.
     short: Option<Time>,
     /// Since when there is none.
@@ -134,18 +186,27 @@ struct Attempt {
     member: usize,
     began: Time,
     /// Gone once the attempt has failed, and with it the place at the backend.
-    flight: Option<(OwnedFd, Routed)>,
+    flight: Option<Flight>,
     hedged: bool,
     failed: bool,
+}
+
+/// An attempt under way.
+#[derive(Debug)]
+struct Flight {
+    end: End,
+    routed: Routed,
+    /// Whether the machine has answered; TLS may go on.
+    answered: bool,
+    /// Whether it was warm: it may have waited too long, which says nothing of the backend.
+    warm: bool,
 }
 
 /// A backend that answered.
 #[derive(Debug)]
 pub struct Connected {
-    /// Its socket, watched by the reactor for reads and writes.
-    pub socket: OwnedFd,
-    /// What was told of it, which may be that a greeting waits already.
-    pub event: Event,
+    /// Its socket, watched by the reactor for reads and writes, with what was told of it.
+    pub end: End,
     /// Which dial it was, from 0; its socket's part is one more.
     pub attempt: usize,
     /// How many dials were begun, this one included.
@@ -170,8 +231,13 @@ impl Dial {
     #[must_use]
     pub fn new(table: Arc<AppTable>, origin: Origin, rules: Rules) -> Self {
         let attempts = [const { None }; MAX_TRIES];
-        let (short, short_since) = (None, None);
-        Self { table, origin, rules, attempts, tries: 0, binds: true, short, short_since }
+        let (greeting, short, short_since) = (Greeting::default(), None, None);
+        Self { table, origin, rules, attempts, tries: 0, binds: true, greeting, short, short_since }
+    }
+
+    /// What is to be said where connections are secured.
+    pub fn greet_with(&mut self, greeting: Greeting) {
+        self.greeting = greeting;
     }
 
     /// Attempts begun so far.
@@ -203,10 +269,22 @@ impl Dial {
         &self.table.name
     }
 
-    /// The header that the backend expects, if it does.
+    /// Whether connections to its backends are secured.
+    #[must_use]
+    pub fn is_secured(&self) -> bool {
+        self.table.rules.tls.is_some()
+    }
+
+    /// The header that the backend expects, in the open or before TLS.
+    #[must_use]
+    pub fn expects(&self) -> Option<Version> {
+        self.table.rules.header
+    }
+
+    /// The header that the backend expects and has not been given.
     #[must_use]
     pub fn header(&self) -> Option<Version> {
-        self.table.rules.header
+        self.expects().filter(|_| !self.is_secured())
     }
 
     /// The count of clients like this one that are carried where `routed` is.
@@ -220,19 +298,22 @@ impl Dial {
     }
 
     /// Goes on with a warm connection, of which `event` was told.
-    pub fn begin_warm(
+    pub fn begin_warm<D: FnMut(u64) -> u64>(
         &mut self,
         routed: Routed,
         socket: OwnedFd,
         event: Event,
         now: Time,
+        tools: &mut Tools<'_, D>,
     ) -> Progress {
-        let upstream = Arc::clone(routed.slot.upstream());
-        let (member, hedged, failed) = (routed.member, false, false);
+        self.binds = routed.binds;
+        let (upstream, member) = (Arc::clone(routed.slot.upstream()), routed.member);
+        let end = End::new(socket, false, Interest { reads: true, writes: true });
+        let flight = Some(Flight { end, routed, answered: false, warm: true });
         self.attempts[0] =
-            Some(Attempt { upstream, member, began: now, flight: None, hedged, failed });
+            Some(Attempt { upstream, member, began: now, flight, hedged: false, failed: false });
         self.tries = 1;
-        Progress::Connected(Connected { socket, event, attempt: 0, tries: 1, routed })
+        self.event(0, event, now, tools)
     }
 
     /// Dials the first candidate.
@@ -258,35 +339,54 @@ impl Dial {
         tools: &mut Tools<'_, D>,
     ) -> Progress {
         let tries = self.tries;
-        let attempt = self.attempts.get_mut(number).and_then(Option::as_mut);
-        let Some(attempt) = attempt.filter(|_| event.writable()) else {
+        let Some(attempt) = self.attempts.get_mut(number).and_then(Option::as_mut) else {
             return self.waits();
         };
-        let Some((socket, mut routed)) = attempt.flight.take() else { return self.waits() };
-        if event.failed() {
-            let error = sockopt::socket_error(&socket).ok().and_then(Result::err);
-            tracing::debug!(backend = %attempt.upstream.id, ?error, "dial failed");
-            attempt.failed = true;
-            tools.failed(attempt, failure(error), routed.permit.take(), now);
-            drop((socket, routed));
-            return self.go_on(Ok(()), now, tools);
+        let Some(mut flight) = attempt.flight.take() else { return self.waits() };
+        flight.end.note(event);
+        match self.table.rules.tls.as_ref().map(|tls| (tls, &self.greeting)) {
+            _ if !flight.answered && !event.writable() => {
+                attempt.flight = Some(flight);
+                return self.waits();
+            }
+            _ if event.failed() => {
+                let error = sockopt::socket_error(flight.end.socket()).ok().and_then(Result::err);
+                attempt.gives_up(flight, &Cause::Socket(error), now, tools);
+                return self.go_on(Ok(()), now, tools);
+            }
+            tls => {
+                if !flight.answered && !flight.warm {
+                    let cell = attempt.upstream.meter.cell(tools.share);
+                    cell.answered(now.since(attempt.began));
+                }
+                match tls.map_or(Ok(true), |tls| flight.secure(&attempt.upstream, tls, tools)) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        attempt.flight = Some(flight);
+                        return self.waits();
+                    }
+                    Err(failed) => {
+                        attempt.gives_up(flight, &Cause::Tls(failed), now, tools);
+                        return self.go_on(Ok(()), now, tools);
+                    }
+                }
+            }
         }
         attempt.upstream.dials().succeeded();
-        attempt.upstream.meter.cell(tools.share).answered(now.since(attempt.began));
+        let Flight { end, mut routed, .. } = flight;
         routed.binds &= self.binds;
         self.give_up_others(now, tools);
-        Progress::Connected(Connected { socket, event, attempt: number, tries, routed })
+        Progress::Connected(Connected { end, attempt: number, tries, routed })
     }
 
     /// Closes the attempts that lost. Those that were long unanswered count as failed.
     fn give_up_others<D>(&mut self, now: Time, tools: &Tools<'_, D>) {
         for attempt in self.attempts.iter_mut().flatten() {
-            if let Some((socket, mut routed)) = attempt.flight.take()
+            if let Some(mut flight) = attempt.flight.take()
                 && attempt.hedged
             {
                 attempt.failed = true;
-                tools.failed(attempt, DialFailure::Timeout, routed.permit.take(), now);
-                drop((socket, routed));
+                tools.failed(attempt, &Cause::Timeout, flight.routed.permit.take(), now);
             }
         }
     }
@@ -300,11 +400,12 @@ impl Dial {
                 continue;
             }
             if waited >= self.rules.timeout {
-                let permit = attempt.flight.take().and_then(|(_, routed)| routed.permit);
+                let permit = attempt.flight.take().and_then(|flight| flight.routed.permit);
                 attempt.failed = true;
-                tools.failed(attempt, DialFailure::Timeout, permit, now);
+                tools.failed(attempt, &Cause::Timeout, permit, now);
             } else if !attempt.hedged {
-                tools.demotions.demote(&attempt.upstream, now);
+                let why = format!("no answer for {HEDGE_AFTER:?}");
+                tools.demotions.demote(&attempt.upstream, &why, now);
                 attempt.hedged = true;
             } else {
                 continue;
@@ -388,7 +489,8 @@ impl Dial {
             Attempt { upstream, member, began: now, flight: None, hedged: false, failed: false };
         let outcome = match begun {
             Ok(socket) => {
-                attempt.flight = Some((socket, routed));
+                let end = End::new(socket, false, Interest { reads: true, writes: true });
+                attempt.flight = Some(Flight { end, routed, answered: false, warm: false });
                 Ok(())
             }
             Err(error) if is_shortage(error) && self.may_wait(now) => return Err(Reason::Internal),
@@ -399,7 +501,7 @@ impl Dial {
                     tracing::debug!(backend = %id, %error, "cannot dial: this process lacks what it takes");
                     Err(Reason::Internal)
                 } else {
-                    tools.failed(&attempt, failure(Some(error)), routed.permit, now);
+                    tools.failed(&attempt, &Cause::Socket(Some(error)), routed.permit, now);
                     Err(Reason::ConnectFailed)
                 }
             }
@@ -432,6 +534,41 @@ impl Dial {
             .chain(self.short)
             .min();
         Progress::Waits(next.unwrap_or_default())
+    }
+}
+
+impl Attempt {
+    /// Notes that it has failed.
+    fn gives_up<D>(&mut self, mut flight: Flight, why: &Cause, now: Time, tools: &Tools<'_, D>) {
+        tracing::debug!(backend = %self.upstream.id, "dial failed: {why}");
+        if flight.warm {
+            // The same backend may be dialled.
+            self.member = usize::MAX;
+            return;
+        }
+        self.failed = true;
+        tools.failed(self, why, flight.routed.permit.take(), now);
+    }
+}
+
+impl Flight {
+    /// Goes on with TLS; whether it is there.
+    fn secure<D>(
+        &mut self,
+        upstream: &Upstream,
+        (originator, greeting): (&Arc<Originator>, &Greeting),
+        tools: &mut Tools<'_, D>,
+    ) -> Result<bool, Failed> {
+        if !self.answered {
+            self.answered = true;
+            let alpn = greeting.alpn.as_deref();
+            let mut session = upstream.begin_tls(originator, alpn).map_err(Failed::Tls)?;
+            if let Some(preamble) = &greeting.preamble {
+                session.say_before(preamble);
+            }
+            self.end.secure(Box::new(session));
+        }
+        self.end.handshake(tools.relay)
     }
 }
 

@@ -155,6 +155,7 @@ macro_rules! dial_tools {
             demotions: &$self.shared.demotions,
             spare: &mut $self.spare,
             share: $self.share,
+            relay: &mut $self.tools,
         }
     };
 }
@@ -313,6 +314,7 @@ impl Proxy {
         }
         let mut record = Record::new(comer.client, reason);
         record.country = location.country;
+        record.server_name.clone_from(&comer.name);
         record.total = now.since(comer.accepted);
         self.account(table, location, &record, now);
     }
@@ -354,7 +356,6 @@ impl Proxy {
         snapshot: &Snapshot,
         now: Time,
     ) {
-        let Comer { client, destination, accepted, name, .. } = comer;
         let Welcome { id, admitted, location, key, table, origin, mut routed } = welcome;
         let (upstream, hard_limit) =
             (Arc::clone(routed.slot.upstream()), table.hard_limit(routed.member));
@@ -363,14 +364,21 @@ impl Proxy {
         let watched = self.watch_client(&end, id, watched_as);
         self.connections.may_idle(id, idle_ticks(table.rules.idle_timeout));
         let mut dial = Box::new(Dial::new(table, origin, snapshot.dial));
+        if dial.is_secured() {
+            let greeting = relaying::greeting(&dial, &comer, &end);
+            dial.greet_with(greeting);
+        }
         let progress = match (watched, kept) {
-            (Ok(()), Some((socket, event))) => dial.begin_warm(routed, socket, event, now),
+            (Ok(()), Some((socket, event))) => {
+                dial.begin_warm(routed, socket, event, now, &mut dial_tools!(self, id))
+            }
             (Ok(()), None) => dial.begin(routed, now, &mut dial_tools!(self, id)),
             (Err(error), _) => {
                 tracing::warn!(%error, "a connection cannot be watched");
                 Progress::Failed(Reason::Internal)
             }
         };
+        let Comer { client, destination, accepted, name, .. } = comer;
         let connection = Box::new(Connection {
             client,
             name,
@@ -497,9 +505,7 @@ impl Proxy {
 
     /// From connect to relay: the backend's socket beside the client's.
     fn join(&mut self, connection: &mut Connection, connected: Connected, now: Time) {
-        let Connected { socket, event, attempt, tries, routed } = connected;
-        let mut backend = End::new(socket, false, Interest { reads: true, writes: true });
-        backend.note(event);
+        let Connected { end: backend, attempt, tries, routed } = connected;
         let stage = std::mem::replace(&mut connection.stage, Stage::Between);
         let Stage::Dialing { client, dial, destination } = stage else { return };
         let ttl = dial.affinity_ttl();
@@ -511,8 +517,8 @@ impl Proxy {
         let number = routed.slot.upstream().number;
         let bind = || self.shared.affinity.bind(connection.key, number, ttl, now);
         let header = dial.header().map(|version| {
-            relaying::header(connection.client, destination, &client)
-                .written(version, connection.name.as_deref())
+            let name = connection.name.as_deref();
+            relaying::header(version, connection.client, destination, name, &client)
         });
         let relay = Relay::new(client, backend);
         connection.stage = Stage::Relaying(Relaying {

@@ -14,7 +14,7 @@ use rustix::pipe::{SpliceFlags, splice};
 use crate::infrastructure::pipes::{Pipe, Pipes};
 use crate::infrastructure::reactor::Interest;
 use end::retry;
-pub use end::{End, Read};
+pub use end::{End, Failed};
 
 /// Size of the scratch buffer: what one read brings at most. A little less than the largest segment
 /// of the loopback interface, so that what is read at once is not sent as a full segment and a crumb.

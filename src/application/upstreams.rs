@@ -25,6 +25,7 @@ use crate::infrastructure::circuit_breaker::Permit;
 use crate::infrastructure::health_checker::Health;
 use crate::infrastructure::meters::Meters;
 use crate::infrastructure::proxy_protocol::Version;
+use crate::infrastructure::tls::Originator;
 pub use route_counts::RouteCounts;
 pub use upstream::{Believed, Dials, PROBE_TIME, Slot, Upstream};
 pub use warm::{Keeper, Kept, WarmRules};
@@ -40,6 +41,8 @@ pub struct AppRules {
     pub idle_timeout: Duration,
     /// Whether its backends are told whom a connection is for.
     pub header: Option<Version>,
+    /// How connections to its backends are secured; `None` = they are plain.
+    pub tls: Option<Arc<Originator>>,
 }
 
 /// What a table is made with besides the registry.
@@ -382,6 +385,7 @@ mod tests {
                 affinity_ttl: Duration::from_secs(600),
                 idle_timeout: Duration::from_secs(3_600),
                 header: None,
+                tls: None,
             },
             apps: BTreeMap::new(),
             breaker: None,

@@ -22,6 +22,10 @@ pub(super) fn run(file: Option<PathBuf>, out: &mut dyn Write) -> anyhow::Result<
     if let Err(error) = app::country_database(&config) {
         bail!(app::StartError::from(error));
     }
+    match app::check_certificates(&config) {
+        Ok(doubts) => doubts.iter().for_each(|doubt| eprintln!("note: {doubt}")),
+        Err(error) => bail!(app::StartError::from(error)),
+    }
     let from = config.file.as_ref().map_or("environment and defaults".into(), |file| {
         format!("{} and environment", file.display())
     });

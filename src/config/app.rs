@@ -1,6 +1,10 @@
 //! `[app.NAME]`: what holds for one app.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use toml::de::DeValue;
 
 use super::check::bad_path;
 use super::document::Document;
@@ -8,13 +12,13 @@ use super::error::Report;
 use super::number::Whole;
 use super::section::Section;
 use super::table;
+use super::tls_name::TlsName;
 use super::value::{HealthType, SendProxy};
 use crate::domain::App;
 use crate::domain::balance::Spill;
 use crate::domain::host::HostPattern;
 
 const HOSTS: &str = "routing by Host is not in this version; a listener serves one app";
-const BACKEND_TLS: &str = "must be false: TLS to backends is not in this version";
 
 /// What holds for one app, where it differs from the settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,8 +35,36 @@ pub struct AppConfig {
     pub idle_timeout_secs: Option<u32>,
     /// What its backends are told of a connection before its first byte.
     pub proxy_protocol: SendProxy,
+    /// How connections to its backends are secured; `None` = they are plain.
+    pub tls: Option<BackendTls>,
     /// How its backends are probed, when health checks are on.
     pub health: HealthConfig,
+}
+
+/// How connections to the backends of an app are secured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendTls {
+    /// Whether their certificates are checked at all.
+    pub verify: bool,
+    /// Who may have signed them, in PEM; `None` = whom the operating system trusts.
+    pub ca: Option<PathBuf>,
+    /// The name that they must be for; `None` = their address.
+    pub name: Option<TlsName>,
+    /// Our own certificate and its key, in PEM.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+impl fmt::Display for BackendTls {
+    /// In few words: `verified (ca /etc/ca.pem, name db.internal)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { verify, ca, name, identity } = self;
+        let ca = ca.as_ref().map(|ca| format!("ca {}", ca.display()));
+        let name = name.as_ref().map(|name| format!("name {}", name.as_str()));
+        let cert = identity.as_ref().map(|(cert, _)| format!("cert {}", cert.display()));
+        let more: Vec<String> = [ca, name, cert].into_iter().flatten().collect();
+        f.write_str(if *verify { "verified" } else { "unverified" })?;
+        if more.is_empty() { Ok(()) } else { write!(f, " ({})", more.join(", ")) }
+    }
 }
 
 /// How the backends of an app are probed, where it differs from the settings.
@@ -100,8 +132,34 @@ fn app(section: &Section<'_>, report: &mut Report) -> AppConfig {
         affinity_ttl_secs: ttl.map(Whole::get),
         idle_timeout_secs: idle.map(Whole::get),
         proxy_protocol: section.value("proxy_protocol", report).unwrap_or_default(),
+        tls: tls(section, report),
         health,
     }
+}
+
+/// `tls = true` is a table with nothing in it.
+fn tls(section: &Section<'_>, report: &mut Report) -> Option<BackendTls> {
+    let default = BackendTls { verify: true, ca: None, name: None, identity: None };
+    if !matches!(section.get("tls"), Some(DeValue::Table(_))) {
+        return section.value("tls", report).unwrap_or(false).then_some(default);
+    }
+    let tls = section.table("tls", report)?;
+    tls.expect_only(&["verify", "ca", "name", "cert", "key"], report);
+    let verify = tls.value("verify", report).unwrap_or(true);
+    let ca: Option<PathBuf> = tls.value("ca", report);
+    if !verify && ca.is_some() {
+        report.errors.push(tls.error("ca", "must not be given with verify = false"));
+    }
+    let (cert, key): (Option<PathBuf>, Option<PathBuf>) =
+        (tls.value("cert", report), tls.value("key", report));
+    for (one, is_there, other) in [("cert", cert.is_some(), "key"), ("key", key.is_some(), "cert")]
+    {
+        if is_there && !tls.has(other) {
+            report.errors.push(tls.error(one, format!("must be given with `{other}`")));
+        }
+    }
+    let name: Option<TlsName> = tls.value("name", report);
+    Some(BackendTls { verify, ca, name, identity: cert.zip(key) })
 }
 
 fn health(section: &Section<'_>, report: &mut Report) -> HealthConfig {
@@ -131,9 +189,5 @@ fn health(section: &Section<'_>, report: &mut Report) -> HealthConfig {
 fn leave_out(section: &Section<'_>, report: &mut Report) {
     if section.has("hosts") {
         section.notice("hosts", HOSTS, report);
-    }
-    if section.value("tls", report) == Some(true) {
-        // Plain bytes where encryption was asked for is no fallback.
-        report.errors.push(section.error("tls", BACKEND_TLS));
     }
 }

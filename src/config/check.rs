@@ -1,6 +1,7 @@
 //! What no single setting can know: rules between settings, and what this version leaves out.
 
 use super::backends;
+use super::certificate::CertificateConfig;
 use super::parts::ListenerConfig;
 use super::resolve::{Origin, Resolver};
 use super::table::Settings;
@@ -69,6 +70,20 @@ pub(super) fn listens(
         let rule = "must be an address as long as there is no other listener \
                     (EDGEPROXY_TLS_ENABLED, [[listener]])";
         resolver.refuse("EDGEPROXY_LISTEN_ADDR", &["EDGEPROXY_TLS_ENABLED"], rule);
+    }
+}
+
+/// Reports that clients are to have certificates, and nothing says of whom: nobody would be asked.
+pub(super) fn client_auth(
+    settings: &Settings,
+    certificates: &[CertificateConfig],
+    resolver: &mut Resolver<'_>,
+) {
+    let has_ca = settings.tls_client_ca.is_some()
+        || certificates.iter().any(|certificate| certificate.client_ca.is_some());
+    if !has_ca && settings.tls_client_auth.is_some() {
+        let (auth, ca) = ("EDGEPROXY_TLS_CLIENT_AUTH", "EDGEPROXY_TLS_CLIENT_CA");
+        resolver.refuse(auth, &[ca], &format!("must be given with {ca}"));
     }
 }
 

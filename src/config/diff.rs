@@ -23,7 +23,7 @@ pub struct Change {
     /// What it was, masked if it is a secret; `None` when it was absent.
     pub old_value: Option<String>,
     /// What it is, masked if it is a secret; `-` when it is absent. In lists without names
-    /// (`geo_override`, `listener`) both hold what differs only, and its beginning if it is long.
+    /// (`geo_override`, `listener`, `certificate`) both hold what differs only, and its beginning if it is long.
     pub new_value: String,
     /// Whether it takes effect without a restart.
     pub reloadable: bool,
@@ -38,7 +38,7 @@ pub enum Subject {
     /// A row of the table.
     Setting(&'static Setting),
     /// What only the file can say: `app.NAME.key`, `regions.NAME`, `geo_override`, `listener`,
-    /// `backend.ID.column`, `backend.ID` for one that comes or goes, or `backend` when the registry
+    /// `certificate`, `backend.ID.column`, `backend.ID` for one that comes or goes, or `backend` when the registry
     /// comes into the file or leaves it.
     Part(String),
 }
@@ -75,7 +75,7 @@ impl fmt::Display for Change {
 }
 
 /// Every change from `old` to `new`: settings in the order of the table, then apps, regions,
-/// overrides, listeners and backends. A value that only comes from elsewhere is no change.
+/// overrides, listeners, certificates and backends. A value that only comes from elsewhere is no change.
 #[must_use]
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let rows = old.effective.iter().zip(&new.effective);
@@ -89,6 +89,9 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     changes.extend(list("geo_override", true, &overrides(old), &overrides(new)));
     let listeners = |config: &Config| config.listeners.iter().map(shown).collect::<Vec<_>>();
     changes.extend(list("listener", false, &listeners(old), &listeners(new)));
+    let certificates =
+        |config: &Config| config.certificates.iter().map(ToString::to_string).collect::<Vec<_>>();
+    changes.extend(list("certificate", true, &certificates(old), &certificates(new)));
     backends(old.backends.as_deref(), new.backends.as_deref(), &mut changes);
     changes
 }
@@ -144,7 +147,7 @@ fn apps(old: &Config, new: &Config, changes: &mut Vec<Change>) {
     }
 }
 
-fn app_keys(app: &AppConfig) -> [(&'static str, Option<String>); 11] {
+fn app_keys(app: &AppConfig) -> [(&'static str, Option<String>); 12] {
     let AppConfig {
         hosts,
         sni,
@@ -152,6 +155,7 @@ fn app_keys(app: &AppConfig) -> [(&'static str, Option<String>); 11] {
         affinity_ttl_secs,
         idle_timeout_secs,
         proxy_protocol,
+        tls,
         health,
     } = app;
     let sni: Vec<_> = sni.iter().map(ToString::to_string).collect();
@@ -163,6 +167,7 @@ fn app_keys(app: &AppConfig) -> [(&'static str, Option<String>); 11] {
         ("affinity_ttl_secs", affinity_ttl_secs.map(|secs| secs.to_string())),
         ("idle_timeout_secs", idle_timeout_secs.map(|secs| secs.to_string())),
         ("proxy_protocol", Some(proxy_protocol.show())),
+        ("tls", tls.as_ref().map(ToString::to_string)),
         ("health.type", check_type.map(|check| check.show())),
         ("health.path", path.clone()),
         ("health.expected_status", expected_status.map(|status| status.to_string())),
@@ -200,7 +205,7 @@ fn region(atlas: &Atlas, name: &Region) -> Option<String> {
 }
 
 fn shown(listener: &ListenerConfig) -> String {
-    let ListenerConfig { addr, app, proxy_protocol, tls } = listener;
+    let ListenerConfig { addr, app, proxy_protocol, tls, alpn } = listener;
     let addrs: Vec<_> = addr.iter().map(ToString::to_string).collect();
     let app = app.as_ref().map_or_else(String::new, |app| format!(" (app {})", app.as_str()));
     let header = if *proxy_protocol { " (proxy_protocol)" } else { "" };
@@ -209,7 +214,8 @@ fn shown(listener: &ListenerConfig) -> String {
         ListenerTls::Terminate => " (tls)",
         ListenerTls::Passthrough => " (tls passthrough)",
     };
-    format!("{}{app}{header}{tls}", addrs.join(","))
+    let alpn = alpn.as_ref().map_or_else(String::new, |alpn| format!(" (alpn {})", alpn.show()));
+    format!("{}{app}{header}{tls}{alpn}", addrs.join(","))
 }
 
 /// The change of a list whose order counts: what is between its beginning and its end that are the

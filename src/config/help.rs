@@ -28,6 +28,21 @@ const PARTS: &str = r#"
 #: addr = "0.0.0.0:8443"
 #: tls = "passthrough"
 
+# One that ends TLS. `alpn` is what it offers, where that differs from `tls.alpn` above.
+#: [[listener]]
+#: addr = "0.0.0.0:8443"
+#: tls = true
+#: alpn = ["h2", "http/1.1"]
+
+# A certificate for the names in it, or for `names`. `client_ca` and `client_auth` say of whom clients
+# must have certificates to get to these names, where that differs from `tls` above.
+#: [[certificate]]
+#: cert = "/etc/edgeproxy/www.crt"
+#: key = "/etc/edgeproxy/www.key"
+#: names = ["www.example.com", "*.web.example.com"]
+#: client_ca = "/etc/edgeproxy/clients.pem"
+#: client_auth = "required"
+
 # What holds for one app. `spill` is how far from home its clients may be served: any, region or
 # country; beyond it they are refused. With such a table, name the app of the plain listener by
 # EDGEPROXY_APP instead of `app` above. `health` is how its backends are probed, where that differs

@@ -1,4 +1,4 @@
-//! Comma-separated lists: addresses to listen on, and address ranges.
+//! Comma-separated lists: addresses to listen on, address ranges, names of protocols.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -67,6 +67,43 @@ impl Value for Listen {
     }
 }
 
+/// Any number of protocols' names (ALPN, RFC 7301), the most wanted first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Protocols(Vec<String>);
+
+impl Protocols {
+    /// The names, in the order given.
+    #[must_use]
+    pub fn get(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl Value for Protocols {
+    const SHAPE: Shape = Shape::List;
+
+    fn parse(text: &str) -> Option<Self> {
+        if text.trim().is_empty() {
+            return Some(Self::default());
+        }
+        let is_name = |name: &str| {
+            (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        let names = text.split(',').map(str::trim);
+        names.map(|name| is_name(name).then(|| name.into())).collect::<Option<_>>().map(Self)
+    }
+
+    fn accepts() -> String {
+        "names of protocols such as h2 or http/1.1, each of 1 to 255 visible ASCII characters, \
+         separated by commas"
+            .into()
+    }
+
+    fn show(&self) -> String {
+        if self.0.is_empty() { "-".into() } else { joined(&self.0) }
+    }
+}
+
 /// Any number of address ranges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cidrs(Vec<Cidr>);
@@ -123,6 +160,17 @@ mod tests {
         assert_eq!(Listen::parse("[::]:80").unwrap().get().len(), 1);
         assert_eq!(Listen::parse("off,[::]:80"), None);
         assert!(Listen::accepts().starts_with("off, or one or more addresses"));
+    }
+
+    #[test]
+    fn a_protocol_has_a_name_of_visible_characters() {
+        assert_eq!(Protocols::parse("h2, http/1.1").unwrap().get(), ["h2", "http/1.1"]);
+        assert_eq!(Protocols::parse(" ").unwrap().show(), "-");
+        let long = |length| Protocols::parse(&"x".repeat(length));
+        assert!(long(255).is_some());
+        for wrong in [Protocols::parse("h2,"), Protocols::parse("h 2"), long(256)] {
+            assert_eq!(wrong, None);
+        }
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 
 use super::app::{self, AppConfig};
 use super::backends;
+use super::certificate::{self, CertificateConfig};
 use super::document::Document;
 use super::error::Report;
-use super::list::Addresses;
+use super::list::{Addresses, Protocols};
 use super::section::Section;
-use super::table;
+use super::table::{self, Settings};
 use super::value::{ListenerTls, Mode};
 use crate::domain::cidr::Cidr;
 use crate::domain::region::Atlas;
@@ -31,6 +32,8 @@ pub struct ListenerConfig {
     pub proxy_protocol: bool,
     /// What it does with TLS.
     pub tls: ListenerTls,
+    /// The protocols that it offers, where it ends TLS; `None` = as the settings say.
+    pub alpn: Option<Protocols>,
 }
 
 /// What the file says beside the settings.
@@ -40,28 +43,20 @@ pub(super) struct Parts {
     pub atlas: Atlas,
     pub geo_overrides: Vec<(Cidr, Country)>,
     pub listeners: Vec<ListenerConfig>,
+    pub certificates: Vec<CertificateConfig>,
     pub backends: Option<Vec<Backend>>,
 }
 
 impl Parts {
-    pub(super) fn read(document: &Document<'_>, report: &mut Report) -> Self {
-        leave_out(document, report);
+    pub(super) fn read(document: &Document<'_>, settings: &Settings, report: &mut Report) -> Self {
         Self {
             apps: app::read(document, report),
             atlas: atlas(document, report),
             geo_overrides: geo_overrides(document, report),
             listeners: listeners(document, report),
+            certificates: certificate::read(document, settings, report),
             backends: backends::read(document, report),
         }
-    }
-}
-
-/// Notes the tables that are for a later version.
-fn leave_out(document: &Document<'_>, report: &mut Report) {
-    let certificates = Section::array(document, "certificate", report);
-    if !certificates.is_empty() {
-        let phrase = "not in this version; EDGEPROXY_TLS_CERT is for every name";
-        report.notices.push(format!("[[certificate]] ({}): {phrase}", certificates.len()));
     }
 }
 
@@ -109,7 +104,7 @@ fn listeners(document: &Document<'_>, report: &mut Report) -> Vec<ListenerConfig
 }
 
 fn listener(section: &Section<'_>, report: &mut Report) -> Option<ListenerConfig> {
-    section.expect_only(&["addr", "app", "mode", "tls", "proxy_protocol"], report);
+    section.expect_only(&["addr", "app", "mode", "tls", "alpn", "proxy_protocol"], report);
     let addr: Option<Addresses> = section.required("addr", report);
     let app = section.value("app", report);
     if section.value("mode", report) == Some(Mode::Http) {
@@ -117,5 +112,9 @@ fn listener(section: &Section<'_>, report: &mut Report) -> Option<ListenerConfig
     }
     let tls: ListenerTls = section.value("tls", report).unwrap_or_default();
     let proxy_protocol = section.value("proxy_protocol", report).unwrap_or_default();
-    Some(ListenerConfig { addr: addr?.get().to_vec(), app, proxy_protocol, tls })
+    let alpn = section.value("alpn", report);
+    if alpn.is_some() && tls != ListenerTls::Terminate {
+        report.errors.push(section.error("alpn", "must be given with tls = true only"));
+    }
+    Some(ListenerConfig { addr: addr?.get().to_vec(), app, proxy_protocol, tls, alpn })
 }

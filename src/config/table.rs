@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::list::{Addresses, Cidrs, Listen};
+use super::list::{Addresses, Cidrs, Listen, Protocols};
 use super::log_filter::LogFilter;
 use super::number::{Seconds, Whole};
 use super::resolve::Resolver;
 use super::secret::Secret;
 use super::setting::{Setting, settings};
-use super::value::{HealthType, LogFormat, Mode, Value};
+use super::value::{ClientAuth, HealthType, LogFormat, Mode, Value};
 use crate::domain::{App, Region};
 
 pub(super) const YEAR: u32 = 31_536_000;
@@ -209,9 +209,20 @@ settings! {
         restart, now,
         "Addresses of the TLS listener; TLS ends here, backends get what is in it.";
     tls_cert: Option<PathBuf> = "-", EDGEPROXY_TLS_CERT, "tls.cert", reload, now,
-        "Certificate chain (PEM); with neither file, one is made for development.";
+        "Certificate chain (PEM), for its own names and for names without one; when no certificate at all is given, one is made for development.";
     tls_key: Option<PathBuf> = "-", EDGEPROXY_TLS_KEY, "tls.key", reload, now,
         "Its private key (PEM).";
+    tls_cert_dir: Option<PathBuf> = "-", EDGEPROXY_TLS_CERT_DIR, "tls.cert_dir", reload, now,
+        "Folder of certificates: NAME.crt or NAME.pem beside NAME.key, or folders with fullchain.pem and privkey.pem.";
+    tls_strict_sni: bool = "false", EDGEPROXY_TLS_STRICT_SNI, "tls.strict_sni", reload, now,
+        "Refuse clients that ask for no name, or for one without a certificate.";
+    tls_alpn: Protocols = "-", EDGEPROXY_TLS_ALPN, "tls.alpn", reload, now,
+        "Protocols offered to clients (ALPN), the most wanted first.";
+    tls_client_ca: Option<PathBuf> = "-", EDGEPROXY_TLS_CLIENT_CA, "tls.client_ca", reload, now,
+        "CAs (PEM) that clients' certificates must come from; none = no certificate is asked for.";
+    tls_client_auth: Option<ClientAuth> = "(required)", EDGEPROXY_TLS_CLIENT_AUTH,
+        "tls.client_auth", reload, now,
+        "With such CAs, whether a client must have a certificate: required or optional.";
 
     api_enabled: bool = "false", EDGEPROXY_API_ENABLED, "api.enabled", restart,
         later(API, |s| s.api_enabled),

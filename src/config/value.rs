@@ -171,6 +171,7 @@ words! {
     Mode { Tcp = "tcp", Http = "http" }
     HealthType { Tcp = "tcp", Http = "http" }
     LogFormat { Text = "text", Json = "json" }
+    ClientAuth { Required = "required", Optional = "optional" }
     SendProxy { Off = "off", V1 = "v1", V2 = "v2" }
     Spill { Any = "any", Region = "region", Country = "country" }
 }
@@ -235,6 +236,15 @@ impl Value for ListenerTls {
             Self::Passthrough => "passthrough".into(),
         }
     }
+}
+
+/// What it means that clients' certificates are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClientAuth {
+    /// A client without one is refused.
+    Required,
+    /// A client may have none; one that is not good is refused.
+    Optional,
 }
 
 /// The PROXY protocol header that a backend gets.

@@ -21,6 +21,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::task::JoinSet;
 
 use self::probe::{Outcome, Probe};
@@ -134,6 +136,8 @@ pub struct Options {
     pub host: Option<String>,
     /// The PROXY protocol header that each probe begins with; `None` is none.
     pub header: Option<Version>,
+    /// How each probe is secured, behind that header, and the name of the server; `None` is not.
+    pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     /// Who is told when the verdict turns.
     pub observer: Option<Observer>,
 }
@@ -178,10 +182,11 @@ impl HealthChecker {
     /// The same, as one of many.
     #[must_use]
     pub fn with(id: String, addr: String, cfg: HealthCheckConfig, options: Options) -> Self {
-        let Options { gate, phase, host, header, observer } = options;
+        let Options { gate, phase, host, header, tls, observer } = options;
         let shared = Shared {
             id,
-            probe: Probe::new(addr, cfg.check_type, (host.as_deref(), header), cfg.timeout),
+            probe: Probe::new(addr, cfg.check_type, host.as_deref(), cfg.timeout)
+                .behind(header, tls),
             interval: cfg.interval.max(SHORTEST_INTERVAL),
             thresholds: Thresholds {
                 healthy: cfg.healthy_threshold,
@@ -256,6 +261,7 @@ impl fmt::Debug for Options {
             .field("phase", &self.phase)
             .field("host", &self.host)
             .field("header", &self.header)
+            .field("tls", &self.tls.is_some())
             .finish_non_exhaustive()
     }
 }

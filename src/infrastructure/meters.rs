@@ -17,6 +17,8 @@ const MAX_SHARES: usize = 16;
 const MAX_BACKENDS: usize = 20_000;
 /// Most kinds of routes with series of their own. Later ones are counted under [`OTHERS`].
 const MAX_ROUTES: usize = 1_000;
+/// The versions of TLS whose handshakes are counted.
+pub const TLS_VERSIONS: [&str; 2] = ["TLSv1.2", "TLSv1.3"];
 /// The name under which what is beyond the bounds is counted.
 pub const OTHERS: &str = "_others";
 
@@ -40,6 +42,8 @@ struct Totals {
     sent: AtomicU64,
     received: AtomicU64,
     setup: Histogram,
+    /// Of each version of TLS, and whether they were resumed.
+    handshakes: [[AtomicU64; 2]; TLS_VERSIONS.len()],
 }
 
 /// The counts of one backend.
@@ -71,13 +75,16 @@ pub enum DialFailure {
     Timeout,
     /// The network says that there is no way.
     Unreachable,
+    /// There is no TLS to be had with it, or none with whom it must be.
+    Tls,
     /// Anything else.
     Other,
 }
 
 impl DialFailure {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Refused, Self::Timeout, Self::Unreachable, Self::Other];
+    pub const ALL: [Self; 5] =
+        [Self::Refused, Self::Timeout, Self::Unreachable, Self::Tls, Self::Other];
 
     /// The name of it in metrics.
     #[must_use]
@@ -86,6 +93,7 @@ impl DialFailure {
             Self::Refused => "refused",
             Self::Timeout => "timeout",
             Self::Unreachable => "unreachable",
+            Self::Tls => "tls",
             Self::Other => "other",
         }
     }
@@ -146,6 +154,24 @@ impl Meters {
     /// Counts how long it took from accepting a client to its backend's answer.
     pub fn set_up(&self, share: Share, took: Duration) {
         self.shares[share.0].setup.observe(took);
+    }
+
+    /// Counts a handshake of TLS with a client.
+    pub fn shaken_hands(&self, share: Share, version: Option<&str>, resumed: bool) {
+        let version = TLS_VERSIONS.iter().position(|known| Some(*known) == version);
+        if let Some(version) = version {
+            let counts = &self.shares[share.0].handshakes[version];
+            counts[usize::from(resumed)].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Handshakes of TLS with clients: of which version, whether resumed, how many.
+    pub fn handshakes(&self) -> impl Iterator<Item = (&'static str, bool, u64)> {
+        TLS_VERSIONS.iter().enumerate().flat_map(move |(place, version)| {
+            [false, true].map(|resumed| {
+                (*version, resumed, self.sum(|t| &t.handshakes[place][usize::from(resumed)]))
+            })
+        })
     }
 
     /// Counts bytes to and from a backend.

@@ -166,16 +166,14 @@ impl Header {
         v2::write(self, tlvs, out)
     }
 
-    /// The header in bytes; version 2 says which `authority` is asked for, too.
+    /// The header in bytes, of version 2 with `tlvs`, which must be short enough.
     #[must_use]
-    pub fn written(&self, version: Version, authority: Option<&str>) -> Box<[u8]> {
+    pub fn written(&self, version: Version, tlvs: &Tlvs<'_>) -> Box<[u8]> {
         let mut bytes = Vec::new();
         match version {
             Version::V1 => self.write_v1(&mut bytes),
-            // With a host name it is never too long.
             Version::V2 => {
-                let tlvs = Tlvs { authority, ..Tlvs::default() };
-                let _ = self.write_v2(&tlvs, &mut bytes);
+                let _ = self.write_v2(tlvs, &mut bytes);
             }
         }
         bytes.into()

@@ -1,8 +1,11 @@
 //! TLS that ends here: which certificate a client is shown, by the server's name that it asks for.
 
+mod leaf;
+mod originator;
 mod pair;
 mod policy;
 mod session;
+mod verify;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -10,9 +13,11 @@ use std::sync::{Arc, LazyLock};
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 
-pub use pair::{Pair, PairError};
+pub use originator::{OriginSpec, Originator};
+pub use pair::{BadFile, Pair};
 pub use policy::Policy;
 pub use session::{Session, sealed_length};
+pub use verify::{Chain, Verifier};
 
 /// What a listener shows its clients. Never changed: another takes its place.
 #[derive(Debug, Default)]

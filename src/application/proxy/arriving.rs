@@ -207,6 +207,10 @@ impl Proxy {
                 let Awaits::Handshake(admitted, handshake) = awaits else {
                     return self.connections.free(id);
                 };
+                if let Some(session) = end.tls() {
+                    let meters = &self.shared.meters;
+                    meters.shaken_hands(self.share, session.version(), session.resumed());
+                }
                 comer.name = handshake.name;
                 let snapshot = self.shared.snapshot.load_full();
                 let table = snapshot.table_of(comer.name.as_deref(), comer.listener);
@@ -262,13 +266,22 @@ impl Proxy {
             end.reset();
         }
         let total = now.since(comer.accepted);
-        let record = Record { total, ..Record::new(comer.client, reason) };
+        let server_name = awaits.name().cloned();
+        let record = Record { total, server_name, ..Record::new(comer.client, reason) };
         self.account(None, Location::default(), &record, now);
         drop(awaits);
     }
 }
 
 impl Awaits {
+    /// The server's name that is known already.
+    const fn name(&self) -> Option<&Box<str>> {
+        match self {
+            Self::Handshake(_, handshake) => handshake.name.as_ref(),
+            Self::Header(_) | Self::Hello(..) => None,
+        }
+    }
+
     /// Why one ends that does not say it.
     const fn missing(&self) -> Reason {
         match self {

@@ -5,11 +5,19 @@ use std::sync::Arc;
 use super::{Connection, Proxy, Relaying, Stage};
 use crate::application::account::{self, Asked, Reason, Record};
 use crate::application::locate::Location;
-use crate::application::relay::{Ending, Side};
+use crate::application::relay::{End, Ending, Side};
 use crate::application::upstreams::AppTable;
 use crate::clock;
 use crate::domain::time::Time;
 use crate::infrastructure::slab::Key;
+
+/// What there is to tell of the TLS of a client.
+fn tell_of_tls(record: &mut Record, client: &End) {
+    if let Some(session) = client.tls() {
+        record.tls = session.version();
+        record.client_name = session.peer_name();
+    }
+}
 
 impl Proxy {
     pub(super) fn over(&mut self, id: Key, connection: Box<Connection>, ending: Ending, now: Time) {
@@ -25,9 +33,10 @@ impl Proxy {
     /// The end of a connection, whatever its stage.
     pub(super) fn end(&mut self, id: Key, connection: Box<Connection>, reason: Reason, now: Time) {
         self.connections.free(id);
-        let Connection { client, location, accepted, stage, admitted, .. } = *connection;
+        let Connection { client, name, location, accepted, stage, admitted, .. } = *connection;
         let mut record = Record::new(client, reason);
         record.country = location.country;
+        record.server_name = name;
         record.total = now.since(accepted);
         let snapshot = self.shared.snapshot.load();
         let table = match &stage {
@@ -39,6 +48,7 @@ impl Proxy {
             Stage::Dialing { client: end, dial, .. } => {
                 record.tries = u32::try_from(dial.tries()).unwrap_or(u32::MAX);
                 record.backend = dial.last().cloned();
+                tell_of_tls(&mut record, &end);
                 end.reset();
             }
             Stage::Between => {}
@@ -53,10 +63,13 @@ impl Proxy {
                 record.sent = relay.sent();
                 record.received = relay.received();
                 record.backend = Some(Arc::clone(slot.upstream()));
+                tell_of_tls(&mut record, &relay.client);
                 match reason {
                     Reason::ClientReset => relay.reset(Ending::Reset(Side::Client)),
                     Reason::BackendReset => relay.reset(Ending::Reset(Side::Backend)),
                     Reason::Drained | Reason::Killed | Reason::Internal => relay.reset_both(),
+                    // Nothing has come for long: nothing is cut off.
+                    Reason::Idle => relay.close(&mut self.tools),
                     _ => drop(relay),
                 }
                 if let Some((hold, ttl)) = hold {

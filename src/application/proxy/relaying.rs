@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use rustix::net::getsockname;
 
+use super::Comer;
 use crate::application::account::Reason;
+use crate::application::connect::{Dial, Greeting};
 use crate::application::relay::{End, Relay};
 use crate::application::upstreams::Slot;
 use crate::domain::affinity::Hold;
@@ -13,7 +15,8 @@ use crate::domain::balance::Tier;
 use crate::domain::time::Time;
 use crate::infrastructure::circuit_breaker::Permit;
 use crate::infrastructure::meters::{Meters, Share};
-use crate::infrastructure::proxy_protocol::Header;
+use crate::infrastructure::proxy_protocol::{ClientCertificate, Header, Tls, Tlvs, Version};
+use crate::infrastructure::tls::Session;
 
 /// A client and its backend joined.
 pub(super) struct Relaying {
@@ -76,10 +79,39 @@ impl Relaying {
 }
 
 /// What a backend is told of a client that wanted to go to `destination`; else to where it came.
-pub(super) fn header(client: SocketAddr, destination: Option<SocketAddr>, end: &End) -> Header {
+pub(super) fn header(
+    version: Version,
+    client: SocketAddr,
+    destination: Option<SocketAddr>,
+    name: Option<&str>,
+    end: &End,
+) -> Box<[u8]> {
     let own = || getsockname(end.socket()).ok().and_then(|own| own.try_into().ok());
-    match destination.or_else(own) {
+    let header = match destination.or_else(own) {
         Some(destination) => Header::Proxied { source: client, destination },
         None => Header::Unknown,
-    }
+    };
+    let common_name = end.tls().and_then(Session::peer_name);
+    let tls = end.tls().and_then(|session| {
+        Some(Tls {
+            version: session.version()?,
+            cipher: session.cipher(),
+            common_name: common_name.as_deref(),
+            certificate: match (session.peer_certificate(), session.resumed()) {
+                (None, _) => ClientCertificate::Absent,
+                (Some(_), true) => ClientCertificate::Resumed { verify: 0 },
+                (Some(_), false) => ClientCertificate::Presented { verify: 0 },
+            },
+        })
+    });
+    let alpn = end.tls().and_then(Session::alpn);
+    header.written(version, &Tlvs { alpn, authority: name, tls, checksum: false })
+}
+
+/// What a backend is told whose connections are secured.
+pub(super) fn greeting(dial: &Dial, comer: &Comer, end: &End) -> Greeting {
+    let Comer { client, destination, name, .. } = comer;
+    let written = |version| header(version, *client, *destination, name.as_deref(), end);
+    let alpn = end.tls().and_then(Session::alpn);
+    Greeting { preamble: dial.expects().map(written), alpn: alpn.map(Into::into) }
 }

@@ -1,14 +1,13 @@
 //! Clients that come by TLS which ends here: from their hello to the end of the handshake.
 
+use std::fmt;
 use std::sync::Arc;
-
-use rustls::Error;
 
 use super::arriving::{Arriving, Awaits, Look, UNRECOGNIZED_NAME};
 use super::{CLIENT, Comer, Proxy};
 use crate::application::account::Reason;
 use crate::application::admission::Admitted;
-use crate::application::relay::{End, Tools};
+use crate::application::relay::{End, Failed, Tools};
 use crate::domain::time::Time;
 use crate::infrastructure::client_hello::{self, Outcome};
 use crate::infrastructure::slab::Key;
@@ -17,8 +16,9 @@ use crate::infrastructure::tls::{Session, Terminator};
 /// A handshake that has begun.
 pub(super) struct Handshake {
     terminator: Arc<Terminator>,
-    /// The beginning of a hello that is not whole.
+    /// The beginning of a hello that is not whole, and how long it is at least.
     hello: Vec<u8>,
+    need: usize,
     /// The server's name that the client asks for.
     pub name: Option<Box<str>>,
 }
@@ -35,7 +35,7 @@ impl Proxy {
         now: Time,
     ) {
         let terminator = Arc::clone(terminator);
-        let handshake = Handshake { terminator, hello: Vec::new(), name: None };
+        let handshake = Handshake { terminator, hello: Vec::new(), need: 0, name: None };
         let awaits = Awaits::Handshake(admitted, Box::new(handshake));
         self.await_first(Arriving::new(end, comer, awaits, now), key, now);
     }
@@ -60,27 +60,11 @@ impl Handshake {
                 Err(look) => return look,
             }
         }
-        loop {
-            if end.flush().is_err() {
-                return Look::Ends(Reason::ClientReset);
-            }
-            if end.tls().is_some_and(Session::is_open) {
-                return Look::Secured;
-            }
-            if !end.is_readable() {
-                return Look::Waits;
-            }
-            match end.read(tools) {
-                Ok(None) => return Look::Waits,
-                Ok(Some(read)) if read.ended => return Look::Ends(Reason::TlsFailed),
-                Ok(Some(_)) => {
-                    if let Some(session) = end.tls_mut() {
-                        session.keep_early(&tools.plain);
-                    }
-                }
-                Err(rustix::io::Errno::PROTO) => return Look::Ends(Reason::TlsFailed),
-                Err(_) => return Look::Ends(Reason::ClientReset),
-            }
+        match end.handshake(tools) {
+            Ok(true) => Look::Secured,
+            Ok(false) => Look::Waits,
+            Err(Failed::Socket(_)) => Look::Ends(Reason::ClientReset),
+            Err(error) => failed(&error),
         }
     }
 
@@ -98,9 +82,14 @@ impl Handshake {
             Err(_) => return Err(Look::Ends(Reason::ClientReset)),
         };
         let arrived = &mut scratch[..arrived];
+        if arrived.len() < self.need {
+            self.hello = arrived.to_vec();
+            return Err(Look::Waits);
+        }
         let name = match client_hello::read(arrived) {
-            Outcome::More { .. } => {
+            Outcome::More { need } => {
                 self.hello = arrived.to_vec();
+                self.need = need;
                 return Err(Look::Waits);
             }
             Outcome::Done { hello, .. } => hello.name().map(|name| name.as_str().into()),
@@ -125,7 +114,7 @@ impl Handshake {
 }
 
 /// Says why there is no handshake.
-fn failed(error: &Error) -> Look {
+fn failed(error: &dyn fmt::Display) -> Look {
     tracing::debug!(%error, "TLS failed");
     Look::Ends(Reason::TlsFailed)
 }

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use super::{Proxy, connect, ticks};
+use crate::application::connect::Cause;
 use crate::application::upstreams::{Keeper, Kept, Upstream};
 use crate::domain::time::Time;
 use crate::infrastructure::reactor::Event;
@@ -179,6 +180,6 @@ impl Proxy {
     /// A client would have had the same experience: others are to be spared it.
     fn warm_failed(&self, upstream: &Arc<Upstream>, error: Option<Errno>, now: Time) {
         upstream.meter.cell(self.share).dial_failed(connect::failure(error));
-        self.shared.demotions.demote(upstream, now);
+        self.shared.demotions.demote(upstream, &Cause::Socket(error), now);
     }
 }

@@ -49,6 +49,20 @@ pub struct Read {
     pub ended: bool,
 }
 
+/// Why nothing more can be read, or a handshake has no end.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Failed {
+    /// The peer is gone.
+    #[error("{0}")]
+    Socket(Errno),
+    /// The peer does not keep to TLS, or is not who it must be.
+    #[error("{0}")]
+    Tls(rustls::Error),
+    /// It has sent its last byte in the midst of a handshake.
+    #[error("the connection was closed during the handshake")]
+    Closed,
+}
+
 impl End {
     /// A socket of which nothing is known yet but that it can be written.
     #[must_use]
@@ -161,10 +175,11 @@ impl End {
     ///
     /// # Errors
     /// When the peer is gone, or does not keep to TLS.
-    pub fn read(&mut self, tools: &mut Tools) -> Result<Option<Read>> {
+    pub fn read(&mut self, tools: &mut Tools) -> std::result::Result<Option<Read>, Failed> {
         let Some(session) = &mut self.tls else {
             let room = tools.scratch.len();
-            let Some(raw) = self.receive(&mut tools.scratch)? else { return Ok(None) };
+            let received = self.receive(&mut tools.scratch).map_err(Failed::Socket)?;
+            let Some(raw) = received else { return Ok(None) };
             return Ok(Some(self.note_read(raw, raw, room)));
         };
         let unread = session.unread_into(&mut tools.scratch);
@@ -177,16 +192,40 @@ impl End {
         // Also when nothing has come: what was not whole is kept.
         let taken = session.take(arrived, &mut tools.plain);
         let peer_closed = session.peer_closed();
-        let Some(raw) = received? else { return Ok(None) };
+        let Some(raw) = received.map_err(Failed::Socket)? else { return Ok(None) };
         if let Err(error) = taken {
-            tracing::debug!(%error, "TLS failed");
             // Says why, if that can be said now.
             let _ = self.flush();
-            return Err(Errno::PROTO);
+            return Err(Failed::Tls(error));
         }
         let mut read = self.note_read(raw, tools.plain.len(), room);
         read.ended |= peer_closed;
         Ok(Some(read))
+    }
+
+    /// Goes on with the handshake as far as what has arrived leads; whether it is over.
+    ///
+    /// # Errors
+    /// When it has failed.
+    pub fn handshake(&mut self, tools: &mut Tools) -> std::result::Result<bool, Failed> {
+        loop {
+            self.flush().map_err(Failed::Socket)?;
+            if self.tls.as_ref().is_some_and(|session| session.is_open()) {
+                return Ok(true);
+            }
+            if !self.readable {
+                return Ok(false);
+            }
+            match self.read(tools)? {
+                None => return Ok(false),
+                Some(read) if read.ended => return Err(Failed::Closed),
+                Some(_) => {
+                    if let Some(session) = &mut self.tls {
+                        session.keep_early(&tools.plain);
+                    }
+                }
+            }
+        }
     }
 
     /// Reads from the socket; `None` = there is nothing, 0 = nothing will come.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use rustls::{ClientConfig, Error as TlsError};
 
 use super::places::Places;
 use super::warm::{Keeper, Kept, Warm};
@@ -15,6 +16,7 @@ use crate::domain::{App, BackendId, Region};
 use crate::infrastructure::circuit_breaker::{Permit, State, Transition};
 use crate::infrastructure::health_checker::Health;
 use crate::infrastructure::meters::BackendMeter;
+use crate::infrastructure::tls::{Originator, Session};
 use crate::infrastructure::{CircuitBreaker, CircuitBreakerConfig};
 
 /// First time that a backend ranks last after a failed dial.
@@ -46,6 +48,14 @@ pub struct Upstream {
     breaker: CircuitBreaker,
     pub(super) warm: Warm,
     seat: ArcSwapOption<Seat>,
+    tls: ArcSwapOption<OwnTls>,
+}
+
+/// How connections to one backend are secured: with sessions of its own to go on from.
+#[derive(Debug)]
+struct OwnTls {
+    originator: Arc<Originator>,
+    config: Arc<ClientConfig>,
 }
 
 /// What every decision reads, in one cache line.
@@ -104,6 +114,7 @@ impl Upstream {
             breaker: CircuitBreaker::new(breaker),
             warm: Warm::default(),
             seat: ArcSwapOption::empty(),
+            tls: ArcSwapOption::empty(),
         }
     }
 
@@ -140,6 +151,27 @@ impl Upstream {
     #[must_use]
     pub const fn dials(&self) -> &Dials {
         &self.hot.dials
+    }
+
+    /// Begins TLS with it, which offers the protocol `alpn` if there is one.
+    ///
+    /// # Errors
+    /// The library's: none that comes of what a peer does.
+    pub fn begin_tls(
+        &self,
+        originator: &Arc<Originator>,
+        alpn: Option<&[u8]>,
+    ) -> Result<Session, TlsError> {
+        let before = self.tls.load();
+        let config = match &*before {
+            Some(own) if Arc::ptr_eq(&own.originator, originator) => Arc::clone(&own.config),
+            _ => {
+                let (originator, config) = (Arc::clone(originator), originator.for_one());
+                self.tls.store(Some(Arc::new(OwnTls { originator, config: Arc::clone(&config) })));
+                config
+            }
+        };
+        Session::client(&config, originator.name(self.addr.ip()), alpn)
     }
 
     /// Its breaker.

@@ -222,11 +222,38 @@ fn what_an_app_asks_for_in_vain_is_noted() {
 }
 
 #[test]
-fn encryption_that_cannot_be_had_is_refused_rather_than_left_out() {
+fn tls_to_backends_is_verified_unless_it_is_said_that_it_is_not() {
+    let tls = |text: &str| toml(text).loaded().apps[&"web".parse().unwrap()].tls.clone();
+    assert_eq!(tls("[app.web]\ntls = false"), None);
+    assert_eq!(tls("[app.web]\nspill = \"any\""), None);
+    assert_eq!(tls("[app.web]\ntls = true").unwrap().to_string(), "verified");
+    let all = "ca = \"ca.pem\"\nname = \"db.internal\"\ncert = \"c.pem\"\nkey = \"k.pem\"";
     assert_eq!(
-        error("[app.web]\ntls = true"),
-        "x.toml:2:7: app.web.tls = true: must be false: TLS to backends is not in this version"
+        tls(&format!("[app.web.tls]\n{all}")).unwrap().to_string(),
+        "verified (ca ca.pem, name db.internal, cert c.pem)"
     );
+    assert_eq!(tls("[app.web]\ntls = { verify = false }").unwrap().to_string(), "unverified");
+}
+
+#[test]
+fn tls_to_backends_that_makes_no_sense_is_refused() {
+    for (text, expected) in [
+        ("tls = 2", "x.toml:2:7: app.web.tls = 2: must be true/false/1/0/yes/no/on/off"),
+        (
+            "tls = { verify = false, ca = \"a\" }",
+            "x.toml:2:30: app.web.tls.ca = \"a\": must not be given with verify = false",
+        ),
+        (
+            "tls = { cert = \"a\" }",
+            "x.toml:2:16: app.web.tls.cert = \"a\": must be given with `key`",
+        ),
+        (
+            "tls = { name = \"a b\" }",
+            "x.toml:2:16: app.web.tls.name = \"a b\": must be a host name such as db.internal, or an IP address",
+        ),
+    ] {
+        assert_eq!(error(&format!("[app.web]\n{text}")), expected);
+    }
 }
 
 #[test]
@@ -292,9 +319,68 @@ fn an_override_needs_a_range_and_a_country() {
 }
 
 #[test]
-fn certificates_are_noted() {
-    let config = toml("[[certificate]]\ncert = \"/c\"\n").loaded();
-    assert!(config.notices[0].starts_with("[[certificate]] (1): not in this version"));
+fn a_certificate_has_files_and_may_have_names_and_ask_clients_for_theirs() {
+    let config = toml(
+        "[[certificate]]\ncert = \"/a.crt\"\nkey = \"/a.key\"\n\
+         [[certificate]]\ncert = \"/b.crt\"\nkey = \"/b.key\"\nnames = [\"B.test\", \"*.b.test\"]\n\
+         client_ca = \"/ca.pem\"\nclient_auth = \"optional\"\n",
+    )
+    .loaded();
+    let shown: Vec<_> = config.certificates.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shown,
+        [
+            "/a.crt (key /a.key)",
+            "/b.crt (key /b.key, names b.test *.b.test, client_ca /ca.pem, client_auth optional)"
+        ]
+    );
+    assert_eq!(
+        error("[[certificate]]\ncert = \"/a.crt\""),
+        "x.toml:1:1: certificate.key: must be given: a path"
+    );
+    let pair = "[[certificate]]\ncert = \"/a.crt\"\nkey = \"/a.key\"\n";
+    assert_eq!(
+        error(&format!("{pair}client_auth = \"maybe\"\nclient_ca = \"/ca\"")),
+        "x.toml:4:15: certificate.client_auth = \"maybe\": must be required or optional"
+    );
+}
+
+#[test]
+fn a_client_that_must_have_a_certificate_needs_a_ca_that_it_comes_from() {
+    let auth = "EDGEPROXY_TLS_CLIENT_AUTH";
+    let problem = "must be given with EDGEPROXY_TLS_CLIENT_CA";
+    assert_eq!(
+        error("[tls]\nclient_auth = \"required\""),
+        format!("x.toml:2:15: tls.client_auth = \"required\" ({auth}): {problem}")
+    );
+    let pair = "[[certificate]]\ncert = \"/a.crt\"\nkey = \"/a.key\"\n";
+    let own = format!("{pair}client_auth = \"optional\"\n");
+    assert_eq!(
+        error(&own),
+        "x.toml:4:15: certificate.client_auth = \"optional\": must be given with client_ca"
+    );
+    for right in [
+        "[tls]\nclient_ca = \"/ca\"\nclient_auth = \"optional\"".into(),
+        format!("{own}client_ca = \"/ca\""),
+        format!("{own}[tls]\nclient_ca = \"/ca\""),
+        format!("{pair}client_ca = \"/ca\"\n[tls]\nclient_auth = \"optional\""),
+    ] {
+        toml(&right).loaded();
+    }
+}
+
+#[test]
+fn a_listener_that_ends_tls_may_offer_protocols_of_its_own() {
+    let listener =
+        |tls, alpn| format!("[[listener]]\naddr = \"0.0.0.0:1\"\ntls = {tls}\nalpn = {alpn}\n");
+    let config = toml(&listener("true", "[\"h2\", \"http/1.1\"]")).loaded();
+    assert_eq!(config.listeners[0].alpn.as_ref().unwrap().get(), ["h2", "http/1.1"]);
+    assert!(config.ends_tls());
+    assert_eq!(
+        error(&listener("false", "\"h2\"")),
+        "x.toml:4:8: listener.alpn = \"h2\": must be given with tls = true only"
+    );
+    assert!(error(&listener("true", "[\"h 2\"]")).contains("must be names of protocols"));
 }
 
 #[test]

@@ -1,17 +1,22 @@
 //! One probe: a connection that opens, or an HTTP request with the expected status.
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use super::HealthCheckType;
 use super::deadline::{too_late, within};
 use super::status_line;
-use crate::infrastructure::proxy_protocol::{Header, Version};
+use crate::infrastructure::proxy_protocol::{Header, Tlvs, Version};
 
 /// What this process is out of when a probe could not be made: no word about the backend.
 const OURS: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
@@ -38,7 +43,19 @@ pub(super) struct Probe {
     target: Target,
     ask: Ask,
     header: Option<Version>,
+    tls: Option<Secured>,
     timeout: Duration,
+}
+
+struct Secured {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl fmt::Debug for Secured {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.name.fmt(out)
+    }
 }
 
 #[derive(Debug)]
@@ -70,7 +87,7 @@ impl Probe {
     pub(super) fn new(
         addr: String,
         check: HealthCheckType,
-        (host, header): (Option<&str>, Option<Version>),
+        host: Option<&str>,
         timeout: Duration,
     ) -> Self {
         let ask = match check {
@@ -84,7 +101,18 @@ impl Probe {
         };
         let target =
             addr.parse().map_or_else(|_| Target::Name(addr.into_boxed_str()), Target::Socket);
-        Self { target, ask, header, timeout: timeout.max(SHORTEST_TIMEOUT) }
+        let timeout = timeout.max(SHORTEST_TIMEOUT);
+        Self { target, ask, header: None, tls: None, timeout }
+    }
+
+    /// The same, each time behind a header and TLS, as far as they are given.
+    pub(super) fn behind(
+        self,
+        header: Option<Version>,
+        tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    ) -> Self {
+        let tls = tls.map(|(config, name)| Secured { connector: config.into(), name });
+        Self { header, tls, ..self }
     }
 
     /// Probes once. Dropping the future closes the connection.
@@ -121,8 +149,25 @@ impl Probe {
             // Should it not be taken, reading says why; a connection that opens has done so.
             let _ = stream.write_all(&own_header(&stream, version)).await;
         }
+        match (&self.tls, &self.ask) {
+            (None, Ask::Nothing) => Ok(()),
+            // Boxed, so that those who need none of it do not carry its state.
+            (None, _) => Box::pin(self.ask(stream)).await,
+            (Some(secured), _) => Box::pin(self.ask_securely(secured, stream)).await,
+        }
+    }
+
+    async fn ask_securely(&self, secured: &Secured, stream: TcpStream) -> Result<(), Fault> {
+        match secured.connector.connect(secured.name.clone(), stream).await {
+            Ok(stream) => self.ask(stream).await,
+            Err(error) => Err(Fault::theirs(format!("TLS: {error}"))),
+        }
+    }
+
+    /// Asks what is to be asked of whoever is at the other end.
+    async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), Fault> {
         let Ask::Http { request, expected } = &self.ask else { return Ok(()) };
-        let status = Box::pin(status_of(stream, request)).await?;
+        let status = status_of(stream, request).await?;
         if status == *expected {
             return Ok(());
         }
@@ -160,7 +205,7 @@ fn own_header(stream: &TcpStream, version: Version) -> Box<[u8]> {
         (Version::V1, Ok(source), Ok(destination)) => Header::Proxied { source, destination },
         _ => Header::Local,
     };
-    header.written(version, None)
+    header.written(version, &Tlvs::default())
 }
 
 /// Opens a connection to the first of the name's addresses that takes one.
@@ -195,10 +240,14 @@ fn not_to_itself(stream: TcpStream, dialled: SocketAddr) -> Result<TcpStream, Fa
     Err(io::Error::from(ErrorKind::ConnectionRefused).into())
 }
 
-async fn status_of(mut stream: TcpStream, request: &str) -> Result<u16, Fault> {
+async fn status_of(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &str,
+) -> Result<u16, Fault> {
     // Whoever answers without reading makes this fail, but the answer is there all the same; and
     // where there is none, reading says why.
     let _ = stream.write_all(request.as_bytes()).await;
+    let _ = stream.flush().await;
     let mut answer = vec![0; status_line::LIMIT];
     let mut read = 0;
     loop {

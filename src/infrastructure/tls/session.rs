@@ -11,6 +11,8 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig};
 
+use super::leaf::name_of;
+
 /// The most plaintext in one record, in bytes (RFC 8446, 5.1).
 const RECORD: usize = 16 << 10;
 /// What a record adds to its plaintext, in bytes, at most.
@@ -155,6 +157,11 @@ impl Session {
         }
     }
 
+    /// Has `bytes` sent before all that there is to send: what comes before TLS.
+    pub fn say_before(&mut self, bytes: &[u8]) {
+        self.said.outgoing.splice(..0, bytes.iter().copied());
+    }
+
     /// Has `bytes`, which are sealed, sent after what there is.
     pub fn queue(&mut self, bytes: &[u8]) {
         self.said.outgoing.extend_from_slice(bytes);
@@ -210,6 +217,13 @@ impl Session {
     #[must_use]
     pub fn resumed(&self) -> bool {
         self.machine.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// Who the peer has shown to be: the common name of its certificate, else the first of its other
+    /// names; at most 256 bytes.
+    #[must_use]
+    pub fn peer_name(&self) -> Option<String> {
+        name_of(self.peer_certificate()?)
     }
 
     /// The certificate with which the peer has shown who it is.

@@ -1,7 +1,6 @@
 //! TLS to the database, with what libpq means by `sslmode`, `sslrootcert`, `sslcert` and `sslkey`.
 
 mod stream;
-mod verify;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -12,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use self::verify::{Chain, Verifier};
+use crate::infrastructure::tls::{Chain, Verifier};
 
 pub(super) use self::stream::{Connector, TlsFailed, TlsStream};
 

@@ -12,14 +12,15 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, Sign
 /// Believes every certificate, which makes what is read safe from those who only listen, or those
 /// that a chain leads to.
 #[derive(Debug)]
-pub(super) struct Verifier {
+pub struct Verifier {
     chain: Option<Chain>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 /// What a certificate must be signed by.
 #[derive(Debug)]
-pub(super) struct Chain {
+pub struct Chain {
+    /// Who may have signed it.
     pub roots: RootCertStore,
     /// What the roots were made of.
     pub trusted: Vec<CertificateDer<'static>>,
@@ -29,7 +30,8 @@ pub(super) struct Chain {
 
 impl Verifier {
     /// Without a `chain` every certificate is believed.
-    pub(super) fn new(chain: Option<Chain>, provider: &CryptoProvider) -> Self {
+    #[must_use]
+    pub fn new(chain: Option<Chain>, provider: &CryptoProvider) -> Self {
         Self { chain, algorithms: provider.signature_verification_algorithms }
     }
 }

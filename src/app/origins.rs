@@ -1,0 +1,50 @@
+//! How connections to the backends of each app are secured.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::{BackendTls, Config, TlsName};
+use crate::domain::App;
+use crate::infrastructure::tls::{OriginSpec, Originator};
+
+/// By app; those that are not here speak plainly.
+pub(super) type Origins = BTreeMap<App, Arc<Originator>>;
+
+/// Reads the files that the configuration names. What has not changed is the one of `before`, with the
+/// sessions that go on. Blocks while it reads.
+///
+/// # Errors
+/// Each app's file that is not what it should be.
+pub(super) fn read(config: &Config, before: &Origins) -> Result<Origins, Vec<String>> {
+    let mut origins = Origins::new();
+    let mut errors = Vec::new();
+    for (app, rules) in &config.apps {
+        let Some(tls) = &rules.tls else { continue };
+        match Originator::read(&spec(tls)) {
+            Err(error) => errors.push(format!("app.{app}.tls: {error}")),
+            Ok(fresh) => {
+                let same = before.get(app).filter(|before| before.is_like(&fresh));
+                origins.insert(app.clone(), same.cloned().unwrap_or_else(|| Arc::new(fresh)));
+            }
+        }
+    }
+    if errors.is_empty() { Ok(origins) } else { Err(errors) }
+}
+
+/// Warns of those that are encrypted to nobody knows whom.
+pub(super) fn warn_of_unverified(config: &Config) {
+    for (app, rules) in &config.apps {
+        if rules.tls.as_ref().is_some_and(|tls| !tls.verify) {
+            tracing::warn!(
+                "app.{app}.tls: verify = false: whoever is between here and the backends can read \
+                 and change what is carried"
+            );
+        }
+    }
+}
+
+fn spec(tls: &BackendTls) -> OriginSpec {
+    let BackendTls { verify, ca, name, identity } = tls.clone();
+    let name = name.as_ref().map(TlsName::get).cloned();
+    OriginSpec { verify, ca, name, identity }
+}
