@@ -25,8 +25,8 @@ use rustls::{
 use crate::support::{Backend, Edge, PATIENCE, Refusing, Row, Site, eventually};
 
 /// A certificate on disk.
-struct Pair {
-    der: CertificateDer<'static>,
+pub(super) struct Pair {
+    pub(super) der: CertificateDer<'static>,
     cert: String,
     key: String,
 }
@@ -36,7 +36,7 @@ fn params(names: &[&str]) -> CertificateParams {
 }
 
 impl Pair {
-    fn new(names: &[&str]) -> Self {
+    pub(super) fn new(names: &[&str]) -> Self {
         Self::with(params(names))
     }
 
@@ -47,7 +47,7 @@ impl Pair {
     }
 
     /// Written as `NAME.crt` and `NAME.key`, each replaced at once.
-    fn write(&self, site: &Site, name: &str) {
+    pub(super) fn write(&self, site: &Site, name: &str) {
         self.write_cert(site, name);
         self.write_key(site, name);
     }
@@ -69,19 +69,19 @@ fn replace(path: &Path, text: &str) {
 }
 
 /// A POP of one backend whose TLS listener is where `addr` says.
-struct Tls {
-    edge: Edge,
-    addr: SocketAddr,
+pub(super) struct Tls {
+    pub(super) edge: Edge,
+    pub(super) addr: SocketAddr,
     _port: Refusing,
     _backend: Backend,
 }
 
 /// A site with files, and what its configuration says.
-fn site() -> Site {
+pub(super) fn site() -> Site {
     Site::new().env("EDGEPROXY_CONFIG_WATCH_INTERVAL_SECS", "1")
 }
 
-fn start(site: Site) -> Tls {
+pub(super) fn start(site: Site) -> Tls {
     let (port, backend) = (Refusing::new(), Backend::named("a"));
     let edge = site
         .env("EDGEPROXY_TLS_ENABLED", "true")
@@ -132,18 +132,18 @@ impl ServerCertVerifier for Anyone {
 
 /// A client that keeps its sessions.
 #[derive(Clone)]
-struct Visitor(Arc<ClientConfig>);
+pub(super) struct Visitor(Arc<ClientConfig>);
 
 /// What a client saw that was served.
-struct Seen {
-    der: CertificateDer<'static>,
+pub(super) struct Seen {
+    pub(super) der: CertificateDer<'static>,
     alpn: Option<Vec<u8>>,
     resumed: bool,
 }
 
 impl Visitor {
     /// Without a certificate of its own.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(None, &[])
     }
 
@@ -171,20 +171,8 @@ impl Visitor {
     }
 
     /// Shakes hands with whoever is at `addr`, by this name or by an address, and is served.
-    fn visit(&self, addr: SocketAddr, name: &str) -> io::Result<Seen> {
-        let name = ServerName::try_from(name.to_owned()).unwrap();
-        let client = ClientConnection::new(Arc::clone(&self.0), name).map_err(io::Error::other)?;
-        let socket = TcpStream::connect(addr)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        let mut stream = StreamOwned::new(client, socket);
-        // The greeting comes behind the tickets.
-        let mut greeting = Vec::new();
-        while !greeting.ends_with(b"\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte)?;
-            greeting.push(byte[0]);
-        }
-        assert_eq!(greeting, b"a\n");
+    pub(super) fn visit(&self, addr: SocketAddr, name: &str) -> io::Result<Seen> {
+        let Open(mut stream) = self.open(addr, name)?;
         stream.write_all(b"goes both ways\n")?;
         let client = &stream.conn;
         Ok(Seen {
@@ -192,6 +180,40 @@ impl Visitor {
             alpn: client.alpn_protocol().map(<[u8]>::to_vec),
             resumed: client.handshake_kind() == Some(HandshakeKind::Resumed),
         })
+    }
+
+    /// The same, and stays.
+    pub(super) fn open(&self, addr: SocketAddr, name: &str) -> io::Result<Open> {
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let client = ClientConnection::new(Arc::clone(&self.0), name).map_err(io::Error::other)?;
+        let socket = TcpStream::connect(addr)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let mut open = Open(StreamOwned::new(client, socket));
+        // The greeting comes behind the tickets.
+        assert_eq!(open.line()?, b"a\n");
+        Ok(open)
+    }
+}
+
+/// A connection that was greeted.
+pub(super) struct Open(StreamOwned<ClientConnection, TcpStream>);
+
+impl Open {
+    fn line(&mut self) -> io::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte)?;
+            line.push(byte[0]);
+        }
+        Ok(line)
+    }
+
+    /// Says a line and hears it again.
+    pub(super) fn echo(&mut self, line: &[u8]) -> io::Result<()> {
+        self.0.write_all(line)?;
+        assert_eq!(self.line()?, line);
+        Ok(())
     }
 }
 
@@ -239,7 +261,7 @@ impl Ca {
     }
 }
 
-const SEED: &str = "[tls]\ncert = \"seed.crt\"\nkey = \"seed.key\"\n";
+pub(super) const SEED: &str = "[tls]\ncert = \"seed.crt\"\nkey = \"seed.key\"\n";
 
 #[test]
 fn one_is_made_when_none_is_given() {
