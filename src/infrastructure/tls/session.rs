@@ -118,9 +118,12 @@ impl Session {
     /// When the peer breaks the protocol or is not who it must be. There may be an alert to send.
     pub fn take(&mut self, arrived: &mut [u8], plain: &mut Vec<u8>) -> Result<(), Error> {
         let taken = match &mut self.machine {
-            Machine::Server(connection) => take(connection, arrived, plain, &mut self.said)?,
-            Machine::Client(connection) => take(connection, arrived, plain, &mut self.said)?,
+            Machine::Server(connection) => take(connection, arrived, plain, &mut self.said),
+            Machine::Client(connection) => take(connection, arrived, plain, &mut self.said),
         };
+        // The alert is the last that is said.
+        self.closed |= taken.is_err();
+        let taken = taken?;
         // After the end nothing counts.
         if taken < arrived.len() && !self.said.peer_closed {
             self.incoming = arrived[taken..].to_vec();
@@ -136,9 +139,10 @@ impl Session {
     pub fn seal(&mut self, plain: &[u8], last: bool, sealed: &mut [u8]) -> Result<usize, Error> {
         let last = last && !self.closed;
         self.closed |= last;
+        let incoming = &mut self.incoming;
         match &mut self.machine {
-            Machine::Server(connection) => seal(connection, plain, last, sealed),
-            Machine::Client(connection) => seal(connection, plain, last, sealed),
+            Machine::Server(connection) => seal(connection, incoming, plain, last, sealed),
+            Machine::Client(connection) => seal(connection, incoming, plain, last, sealed),
         }
     }
 
@@ -255,6 +259,9 @@ trait Connection {
     type Data;
 
     fn process<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    /// Whether there is something to say.
+    fn is_behind(&self) -> bool;
 }
 
 impl Connection for UnbufferedServerConnection {
@@ -263,6 +270,10 @@ impl Connection for UnbufferedServerConnection {
     fn process<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(bytes)
     }
+
+    fn is_behind(&self) -> bool {
+        self.wants_write()
+    }
 }
 
 impl Connection for UnbufferedClientConnection {
@@ -270,6 +281,10 @@ impl Connection for UnbufferedClientConnection {
 
     fn process<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(bytes)
+    }
+
+    fn is_behind(&self) -> bool {
+        self.wants_write()
     }
 }
 
@@ -306,9 +321,11 @@ fn take<C: Connection>(
             }
             Ok(_) => false,
             Err(error) => {
-                // What is left to say is why.
-                while let Ok(ConnectionState::EncodeTlsData(data)) =
-                    connection.process(&mut []).state
+                // What is left to say is why. It is asked for only while there is something: the library
+                // would go on behind what it has read of a message in pieces, which is not there.
+                while connection.is_behind()
+                    && let Ok(ConnectionState::EncodeTlsData(data)) =
+                        connection.process(&mut []).state
                 {
                     said.say(data);
                 }
@@ -322,16 +339,18 @@ fn take<C: Connection>(
     }
 }
 
-/// Encrypts `plain` to the head of `out`, behind what is to be said before it; how much that is.
+/// Encrypts `plain` to the head of `out`, behind what is to be said before it; how much that is. Of
+/// `incoming`, which is not whole, the library has read the beginning and must find it again.
 fn seal<C: Connection>(
     connection: &mut C,
+    incoming: &mut [u8],
     plain: &[u8],
     last: bool,
     out: &mut [u8],
 ) -> Result<usize, Error> {
     let mut written = 0;
     loop {
-        match connection.process(&mut []).state? {
+        match connection.process(incoming).state? {
             ConnectionState::EncodeTlsData(mut data) => {
                 let more = data.encode(&mut out[written..]);
                 written += more.map_err(|error| Error::General(error.to_string()))?;
