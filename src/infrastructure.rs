@@ -7,6 +7,7 @@ pub mod config_watcher;
 pub mod connection_pool;
 pub mod descriptors;
 pub mod health_checker;
+pub mod http1;
 pub mod log_sink;
 pub mod meters;
 pub mod pipes;

@@ -1,0 +1,177 @@
+//! A request's head.
+
+use super::{Bad, Field, Framing, elements, framing};
+
+/// What is asked for (RFC 9112, 3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target<'b> {
+    /// A path, with its query.
+    Origin(&'b str),
+    /// The server itself, with OPTIONS.
+    Asterisk,
+}
+
+/// A request.
+#[derive(Clone, Debug)]
+pub struct Request<'h, 'b> {
+    /// What is to be done, as it is written.
+    pub method: &'b str,
+    /// With what.
+    pub target: Target<'b>,
+    /// Who is asked, with the port if there is one. Only HTTP/1.0 may leave it out.
+    pub authority: Option<&'b str>,
+    /// Whether it is of HTTP/1.1, rather than 1.0.
+    pub is_11: bool,
+    /// All fields, as they are written.
+    pub fields: &'h [Field<'b>],
+    /// How its body ends.
+    pub framing: Framing,
+    /// Whether another may follow.
+    pub keeps_alive: bool,
+    /// The protocol that the connection is to speak afterwards.
+    pub upgrade: Option<&'b str>,
+    /// Whether the body waits for a word.
+    pub expects_continue: bool,
+}
+
+impl<'h, 'b> Request<'h, 'b> {
+    /// Reads a head that is whole.
+    ///
+    /// # Errors
+    /// What is wrong with it, or could be understood in two ways.
+    pub fn read(head: &'b [u8], fields: &'h mut [Field<'b>]) -> Result<Self, Bad> {
+        let mut parsed = httparse::Request::new(fields);
+        let (method, target, minor) = match parsed.parse(head) {
+            Ok(httparse::Status::Complete(length)) if length == head.len() => {
+                (parsed.method, parsed.path, parsed.version)
+            }
+            Err(httparse::Error::TooManyHeaders) => {
+                return Err(Bad::with(431, "too many fields"));
+            }
+            Err(httparse::Error::Version) if is_of_another_version(head) => {
+                return Err(Bad::with(505, "no version of HTTP/1"));
+            }
+            _ => return Err(Bad::request("no request of HTTP/1")),
+        };
+        let fields: &'h [Field<'b>] = parsed.headers;
+        let (Some(method), Some(written), Some(minor)) = (method, target, minor) else {
+            return Err(Bad::request("no request of HTTP/1"));
+        };
+        let is_11 = minor == 1;
+        if fields.iter().any(|field| field.value.iter().any(|byte| *byte == 0)) {
+            return Err(Bad::request("a zero in a field"));
+        }
+        if method == "CONNECT" {
+            return Err(Bad::with(405, "CONNECT is not for this server"));
+        }
+        let (target, named) = target_of(method, written)?;
+        let host = host(fields, is_11)?;
+        let framing = framing(fields, minor)?.unwrap_or(Framing::None);
+        let values = |name: &'static str| {
+            fields
+                .iter()
+                .filter(move |field| field.name.eq_ignore_ascii_case(name))
+                .flat_map(|field| elements(field.value))
+        };
+        let says = |word: &[u8]| values("connection").any(|item| item.eq_ignore_ascii_case(word));
+        let upgrade = values("upgrade").next().filter(|_| is_11 && says(b"upgrade"));
+        let expectation = values("expect").next();
+        let expects_continue =
+            expectation.is_some_and(|what| what.eq_ignore_ascii_case(b"100-continue"));
+        if expectation.is_some() && !expects_continue {
+            return Err(Bad::with(417, "an expectation other than 100-continue"));
+        }
+        Ok(Self {
+            method,
+            target,
+            authority: named.or(host),
+            is_11,
+            fields,
+            framing,
+            // RFC 9112, 9.3.
+            keeps_alive: !says(b"close") && (is_11 || says(b"keep-alive")),
+            upgrade: upgrade.and_then(|name| str::from_utf8(name).ok()),
+            expects_continue: expects_continue && is_11,
+        })
+    }
+
+    /// Whether doing it twice comes to the same (RFC 9110, 9.2.2).
+    #[must_use]
+    pub fn is_idempotent(&self) -> bool {
+        matches!(self.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+    }
+}
+
+/// Whether a head says that it is of a version of HTTP which is not read here.
+fn is_of_another_version(head: &[u8]) -> bool {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ');
+    let version = words.nth(2).and_then(|word| word.strip_prefix(b"HTTP/"));
+    let is_version = version
+        .is_some_and(|v| matches!(v, [a, b'.', b] if a.is_ascii_digit() && b.is_ascii_digit()));
+    is_version && words.next().is_none()
+}
+
+/// What is asked for, and of whom when it says so itself.
+fn target_of<'b>(method: &str, written: &'b str) -> Result<(Target<'b>, Option<&'b str>), Bad> {
+    if written == "*" {
+        return match method {
+            "OPTIONS" => Ok((Target::Asterisk, None)),
+            _ => Err(Bad::request("a target that is only for OPTIONS")),
+        };
+    }
+    if written.contains('#') || !written.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Bad::request("a target with what must be written as %XX"));
+    }
+    if written.starts_with('/') {
+        return Ok((Target::Origin(written), None));
+    }
+    let rest = ["http://", "https://"].iter().find_map(|scheme| {
+        let (head, rest) = written.split_at_checked(scheme.len())?;
+        head.eq_ignore_ascii_case(scheme).then_some(rest)
+    });
+    let Some(rest) = rest else { return Err(Bad::request("a target that is no path")) };
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    if !is_authority(authority.as_bytes()) {
+        return Err(Bad::request("a target without a host"));
+    }
+    match path {
+        "" if method == "OPTIONS" => Ok((Target::Asterisk, Some(authority))),
+        "" => Ok((Target::Origin("/"), Some(authority))),
+        path if path.starts_with('/') => Ok((Target::Origin(path), Some(authority))),
+        // It would need a slash put before it.
+        _ => Err(Bad::request("a target with a query and no path")),
+    }
+}
+
+/// Who is asked: said exactly once in HTTP/1.1 (RFC 9112, 3.2).
+fn host<'b>(fields: &[Field<'b>], is_11: bool) -> Result<Option<&'b str>, Bad> {
+    let mut hosts = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("host"));
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => return Err(Bad::request("Host more than once")),
+        (None, _) if is_11 => return Err(Bad::request("no Host")),
+        (None, _) => return Ok(None),
+        (Some(host), None) => host.value,
+    };
+    if !is_authority(host) {
+        return Err(Bad::request("a Host that is none"));
+    }
+    Ok(str::from_utf8(host).ok())
+}
+
+/// Whether it is a host, or an address, with or without a port. There is no user (RFC 9110, 4.2.4).
+fn is_authority(text: &[u8]) -> bool {
+    let (host, port) = match text.iter().rposition(|byte| *byte == b':') {
+        Some(at) if !text[at..].contains(&b']') => (&text[..at], &text[at + 1..]),
+        _ => (text, &b""[..]),
+    };
+    let is_inner = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(byte);
+    let is_host = match host {
+        [b'[', inner @ .., b']'] => {
+            str::from_utf8(inner).is_ok_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok())
+        }
+        host => !host.is_empty() && host.iter().all(is_inner),
+    };
+    is_host && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
+}

@@ -1,0 +1,53 @@
+//! A response's head.
+
+use super::{Bad, Field, Framing, elements, framing};
+
+/// A response.
+#[derive(Clone, Debug)]
+pub struct Response<'h, 'b> {
+    /// 100 to 999.
+    pub status: u16,
+    /// The words for it, which mean nothing.
+    pub reason: &'b str,
+    /// All fields, as they are written.
+    pub fields: &'h [Field<'b>],
+    /// How its body ends.
+    pub framing: Framing,
+    /// Whether the connection can be used again.
+    pub keeps_alive: bool,
+}
+
+impl<'h, 'b> Response<'h, 'b> {
+    /// Reads a head that is whole, of the answer to a request: one for a HEAD has no body.
+    ///
+    /// # Errors
+    /// What is wrong with it, or could be understood in two ways.
+    pub fn read(head: &'b [u8], fields: &'h mut [Field<'b>], to_head: bool) -> Result<Self, Bad> {
+        let mut parsed = httparse::Response::new(fields);
+        let (status, reason, minor) = match parsed.parse(head) {
+            Ok(httparse::Status::Complete(length)) if length == head.len() => {
+                (parsed.code, parsed.reason, parsed.version)
+            }
+            Err(httparse::Error::TooManyHeaders) => return Err(Bad::with(502, "too many fields")),
+            _ => return Err(Bad::with(502, "no response of HTTP/1")),
+        };
+        let fields: &'h [Field<'b>] = parsed.headers;
+        let (Some(status @ 100..), Some(minor)) = (status, minor) else {
+            return Err(Bad::with(502, "no response of HTTP/1"));
+        };
+        let said = framing(fields, minor).map_err(|bad| Bad::with(502, bad.why))?;
+        let has_no_body = to_head || matches!(status, 100..=199 | 204 | 304);
+        let framing = if has_no_body { Framing::None } else { said.unwrap_or(Framing::UntilClose) };
+        let says = |word: &[u8]| {
+            fields
+                .iter()
+                .filter(|field| field.name.eq_ignore_ascii_case("connection"))
+                .flat_map(|field| elements(field.value))
+                .any(|item| item.eq_ignore_ascii_case(word))
+        };
+        let keeps_alive = framing != Framing::UntilClose
+            && !says(b"close")
+            && (minor == 1 || says(b"keep-alive"));
+        Ok(Self { status, reason: reason.unwrap_or_default(), fields, framing, keeps_alive })
+    }
+}
