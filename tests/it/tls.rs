@@ -1,6 +1,7 @@
-//! TLS that ends here, from the first byte to the last.
+//! TLS that ends here, from the first byte to the last, and the certificates that it shows.
 
 mod admission;
+mod certificates;
 mod ends;
 mod hello;
 mod hostile;
@@ -8,4 +9,5 @@ mod patience;
 mod peer;
 mod resumption;
 mod scan;
+mod swaps;
 mod traffic;

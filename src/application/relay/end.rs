@@ -241,6 +241,9 @@ impl End {
     }
 
     /// Reads from the socket; `None` = there is nothing, 0 = nothing will come.
+    ///
+    /// # Errors
+    /// When the peer is gone.
     pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<usize>> {
         match retry(|| recv(&self.socket, &mut *buffer, RecvFlags::empty())) {
             Ok((_, raw)) => {

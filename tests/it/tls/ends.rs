@@ -109,7 +109,7 @@ fn nothing_is_left_of_any_number_of_them() {
     let go = |count: usize| {
         (0..count).for_each(|number| {
             come_and_go(&pop, &configs[number / 8 % 2], number);
-        })
+        });
     };
     go(100);
     backend.wait_until_idle();

@@ -393,7 +393,7 @@ fn a_backend_that_stops_reading_stops_the_client_and_gets_every_byte_later() {
         let (stuck, gets_stuck) = channel();
         let stream = tls.sock.try_clone().unwrap();
         let sender = thread::spawn(move || {
-            write_until_stuck(&stream, &sealed, || stuck.send(()).unwrap_or_default())
+            write_until_stuck(&stream, &sealed, || stuck.send(()).unwrap_or_default());
         });
         gets_stuck.recv_timeout(PATIENCE).expect("the client's writes come to a halt");
         let mut most = pop.edge.memory_kib();
