@@ -362,7 +362,7 @@ impl End {
     }
 
     /// Whether the peer has said in TLS that nothing follows.
-    pub fn is_finished(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.tls.as_ref().is_some_and(|session| session.peer_closed())
     }
 
