@@ -32,4 +32,5 @@ mod slow_start;
 mod snapshot;
 mod sni;
 mod support;
+mod tls_backends;
 mod traffic;
