@@ -21,6 +21,7 @@ mod summary;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -45,7 +46,7 @@ use crate::application::connect::Demotions;
 use crate::application::proxy::{Shared, Snapshot};
 use crate::application::upstreams::{Roster, Tables, Upstream};
 use crate::clock;
-use crate::config::{Config, LogFilter, LogFormat, Source};
+use crate::config::{Config, LogFilter, LogFormat, Settings, Source};
 use crate::domain::affinity::Affinity;
 use crate::domain::ports::{CountryLookup, Registry, RepositoryError};
 use crate::infrastructure::config_watcher::Changes;
@@ -150,13 +151,13 @@ impl Edge {
         // Watched first, so that no change is missed.
         let geo_watch = GeoWatch::begin(&config).await;
         let database = country_database(&config)?;
+        let certificates = CertificateWatch::begin(&config)?;
         let origins = origins::read(&config, &Origins::new()).map_err(StartError::Origins)?;
         origins::warn_of_unverified(&config);
         let mut store = Store::open(&config)?;
         let store::First { registry, age, error, held, guard } = store.first(&config).await?;
         summary::skipped(registry.skipped.iter());
 
-        let certificates = CertificateWatch::begin(&config)?;
         let standing = certificates.as_ref().map(CertificateWatch::standing);
         let mut listening = Listening::new(&config, standing.as_deref());
         let metrics_store = PrometheusMetricsStore::for_threads(machine.workers);
@@ -180,7 +181,7 @@ impl Edge {
         let (workers, endings) = start_workers(bound.listeners, &shared, &access_log)?;
 
         let addrs = Addrs { clients: bound.addrs, metrics: bound.metrics_addrs };
-        let started = summary::Started {
+        summary::Started {
             config: &config,
             addrs: &addrs,
             registry: &registry,
@@ -189,8 +190,8 @@ impl Edge {
             geo: &*database,
             max_connections: machine.max_connections(settings),
             workers: workers.len(),
-        };
-        started.log();
+        }
+        .log();
         let state = Arc::new(RegistryState::at_start(age, registry.skipped.len()));
         let stopping = Arc::new(AtomicBool::new(false));
         let reloads = Arc::new(ReloadState::default());
@@ -207,10 +208,7 @@ impl Edge {
             stopping: Arc::clone(&stopping),
         });
         let mut control = JoinSet::new();
-        for socket in bound.metrics {
-            let path = settings.metrics_path.clone();
-            control.spawn(metrics_listener::serve(socket, path, Arc::clone(&metrics))?);
-        }
+        serve_metrics(bound.metrics, settings, &metrics, &mut control)?;
 
         let checks = Checks::new(&config, Arc::clone(&shared), Arc::clone(&workers));
         let watcher = Arc::new(ConfigWatcher::new(settings.config_watch_interval_secs.get()));
@@ -305,6 +303,19 @@ impl Edge {
         let forced = shutdown.forced_connections();
         tracing::info!("drained {}, forced {forced}", open.saturating_sub(forced));
     }
+}
+
+fn serve_metrics(
+    sockets: Vec<OwnedFd>,
+    settings: &Settings,
+    metrics: &Arc<dyn Numbers>,
+    control: &mut JoinSet<()>,
+) -> io::Result<()> {
+    for socket in sockets {
+        let path = settings.metrics_path.clone();
+        control.spawn(metrics_listener::serve(socket, path, Arc::clone(metrics))?);
+    }
+    Ok(())
 }
 
 fn shared(

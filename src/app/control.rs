@@ -280,7 +280,7 @@ impl Control {
     fn take_certificates(&mut self, reading: &certificates::Reading) {
         self.in_force.take_certificates(&reading.certificates);
         if let Some(watch) = &mut self.certificates {
-            watch.judge(&reading.problems);
+            watch.judge(&reading.problems, clock::now());
         }
     }
 

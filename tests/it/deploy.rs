@@ -45,6 +45,8 @@ fn busy_edge(backend: &Backend, refusing: &Refusing) -> (Edge, String) {
         .without_affinity()
         .env("EDGEPROXY_METRICS_ENABLED", "true")
         .env("EDGEPROXY_METRICS_LISTEN_ADDR", "127.0.0.1:0")
+        .env("EDGEPROXY_TLS_ENABLED", "true")
+        .env("EDGEPROXY_TLS_LISTEN_ADDR", "127.0.0.1:0")
         .env("EDGEPROXY_CIRCUIT_BREAKER_ENABLED", "true")
         .env("EDGEPROXY_RATE_LIMIT_ENABLED", "true")
         .backend(Row::new("drained", backend.addr()).app("other").weight(0))

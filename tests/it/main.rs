@@ -32,5 +32,6 @@ mod slow_start;
 mod snapshot;
 mod sni;
 mod support;
+mod tls;
 mod tls_backends;
 mod traffic;

@@ -84,7 +84,7 @@ impl CertificateWatch {
             bad: HashMap::new(),
             said_at: now,
         };
-        watch.judge(&reading.problems);
+        watch.judge(&reading.problems, now);
         Ok(Some(watch))
     }
 
@@ -135,8 +135,7 @@ impl CertificateWatch {
     }
 
     /// Takes note of what cannot be used: the log is told of it when it stays so.
-    pub fn judge(&mut self, problems: &[Problem]) {
-        let now = clock::now();
+    pub fn judge(&mut self, problems: &[Problem], now: Time) {
         self.bad.retain(|file, bad| {
             let is_still = problems.iter().any(|problem| problem.about == *file);
             if !is_still && bad.is_said {
@@ -225,5 +224,45 @@ impl Under {
             tracing::error!("the certificates were not read within {limit:?}; those in force stay");
         }
         ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Source, load};
+    use crate::infrastructure::tls::BadFile;
+
+    #[test]
+    fn what_cannot_be_used_is_waited_for_before_the_log_is_told() {
+        let env = vec![("EDGEPROXY_TLS_ENABLED".into(), "true".into())];
+        let config = load(&Source { env, ..Source::default() }).unwrap();
+        let mut watch = CertificateWatch::begin(&Arc::new(config)).unwrap().unwrap();
+        let problem = |reason: &str| Problem {
+            about: "a.crt".into(),
+            error: BadFile::new(Path::new("a.key"), reason),
+            is_fatal: false,
+        };
+        let at = |secs| Time::from_nanos(Duration::from_secs(secs).as_nanos().try_into().unwrap());
+        // At which time what is wrong; whether it is waited for, and how often the log was told.
+        for (secs, reasons, waits, failures) in [
+            (0, &["one"][..], true, 0),
+            (29, &["other"], true, 0),
+            (30, &["other"], false, 1),
+            (90, &["other"], false, 1),
+            (95, &["one", "twice"], false, 2),
+            (96, &["one", "twice"], false, 2),
+            (99, &[], false, 2),
+            (100, &["one"], true, 2),
+            (129, &["one"], true, 2),
+            (131, &["one"], false, 3),
+        ] {
+            let problems: Vec<Problem> = reasons.iter().map(|reason| problem(reason)).collect();
+            watch.judge(&problems, at(secs));
+            let said = (watch.is_waiting(), watch.standing.failures());
+            assert_eq!(said, (waits, failures), "after {secs} s");
+        }
     }
 }

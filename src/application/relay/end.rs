@@ -182,6 +182,9 @@ impl End {
             let Some(raw) = received else { return Ok(None) };
             return Ok(Some(self.note_read(raw, raw, room)));
         };
+        if session.peer_closed() {
+            return Ok(Some(Read { bytes: 0, raw: 0, full: false, ended: true }));
+        }
         let unread = session.unread_into(&mut tools.scratch);
         let room = tools.scratch.len() - unread;
         let received = self.receive(&mut tools.scratch[unread..]);
@@ -216,14 +219,14 @@ impl End {
             if !self.readable {
                 return Ok(false);
             }
-            match self.read(tools)? {
-                None => return Ok(false),
-                Some(read) if read.ended => return Err(Failed::Closed),
-                Some(_) => {
-                    if let Some(session) = &mut self.tls {
-                        session.keep_early(&tools.plain);
-                    }
-                }
+            let Some(read) = self.read(tools)? else { return Ok(false) };
+            let Some(session) = &mut self.tls else { return Ok(false) };
+            session.keep_early(&tools.plain);
+            match (read.ended, session.is_open()) {
+                (true, false) => return Err(Failed::Closed),
+                // Whoever takes what came finds the end behind it once more.
+                (true, true) => self.readable = true,
+                (false, _) => {}
             }
         }
     }

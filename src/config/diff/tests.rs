@@ -212,3 +212,21 @@ fn a_registry_that_comes_into_the_file_or_leaves_it_needs_a_restart() {
     assert_eq!(changes(&[], &one, ""), ["backend: 1 backend -> - (needs a restart)"]);
     assert_eq!(changes(&[], "backend = []", ""), ["backend: 0 backends -> - (needs a restart)"]);
 }
+
+#[test]
+fn certificates_change_without_a_restart_and_what_a_listener_does_with_tls_does_not() {
+    let one = "[[certificate]]\ncert = \"/a.crt\"\nkey = \"/a.key\"\n";
+    let two = format!("{one}names = [\"a.test\"]\n");
+    assert_eq!(changes(&[], "", one), ["certificate: - -> /a.crt (key /a.key)"]);
+    assert_eq!(
+        changes(&[], one, &two),
+        ["certificate: /a.crt (key /a.key) -> /a.crt (key /a.key, names a.test)"]
+    );
+    let settings = "[tls]\nalpn = [\"h2\"]\nclient_ca = \"/ca.pem\"\n";
+    assert_eq!(changes(&[], "", settings), ["tls.alpn: - -> h2", "tls.client_ca: - -> /ca.pem"]);
+    let listener = "[[listener]]\naddr = \"0.0.0.0:1\"\n";
+    assert_eq!(
+        changes(&[], listener, &format!("{listener}tls = true\nalpn = \"h2\"\n")),
+        ["listener: 0.0.0.0:1 -> 0.0.0.0:1 (tls) (alpn h2) (needs a restart)"]
+    );
+}

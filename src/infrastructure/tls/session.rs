@@ -255,6 +255,9 @@ trait Connection {
     type Data;
 
     fn process<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    /// Whether there is something to send.
+    fn has_to_say(&self) -> bool;
 }
 
 impl Connection for UnbufferedServerConnection {
@@ -263,6 +266,10 @@ impl Connection for UnbufferedServerConnection {
     fn process<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(bytes)
     }
+
+    fn has_to_say(&self) -> bool {
+        self.wants_write()
+    }
 }
 
 impl Connection for UnbufferedClientConnection {
@@ -270,6 +277,10 @@ impl Connection for UnbufferedClientConnection {
 
     fn process<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(bytes)
+    }
+
+    fn has_to_say(&self) -> bool {
+        self.wants_write()
     }
 }
 
@@ -306,10 +317,14 @@ fn take<C: Connection>(
             }
             Ok(_) => false,
             Err(error) => {
-                // What is left to say is why.
-                while let Ok(ConnectionState::EncodeTlsData(data)) =
-                    connection.process(&mut []).state
-                {
+                // What is left to say is why. Asked once too often the library would look for the rest of
+                // a handshake's message in what it is given, which is nothing, and panic.
+                while connection.has_to_say() {
+                    let Ok(ConnectionState::EncodeTlsData(data)) =
+                        connection.process(&mut []).state
+                    else {
+                        break;
+                    };
                     said.say(data);
                 }
                 return Err(error);
