@@ -1,7 +1,10 @@
 //! A connection to a backend: one after the other until one answers, and side by side when one
 //! takes long. No client waits for a dead backend.
 
-use std::fmt::{self, Display};
+mod cause;
+mod flight;
+
+use std::fmt::Display;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +15,21 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, sock
 use tokio::sync::mpsc;
 
 use super::account::Reason;
-use super::relay::{self, End, Failed};
+use super::relay::{self, End};
 use super::route::{self, Routed};
 use super::upstreams::{AppTable, RouteCounts, Upstream};
 use crate::domain::balance::{Avoid, Origin};
 use crate::domain::time::Time;
 use crate::domain::{App, Region};
 use crate::infrastructure::circuit_breaker::Permit;
-use crate::infrastructure::meters::{Counter, DialFailure, Meters, Share};
+use crate::infrastructure::meters::{Counter, Meters, Share};
 use crate::infrastructure::proxy_protocol::Version;
 use crate::infrastructure::reactor::{Event, Interest, Reactor};
 use crate::infrastructure::slab::Key;
-use crate::infrastructure::tls::Originator;
+use cause::is_shortage;
+pub use cause::{Cause, failure, is_local};
+use flight::Flight;
+pub use flight::Greeting;
 
 /// How long a dial for which there is no descriptor is put off.
 const SHORTAGE: Duration = Duration::from_millis(20);
@@ -97,49 +103,6 @@ impl<D> Tools<'_, D> {
     }
 }
 
-/// Why an attempt failed.
-#[derive(Debug)]
-pub enum Cause {
-    /// Nobody answered in time.
-    Timeout,
-    /// What the system says.
-    Socket(Option<Errno>),
-    /// What TLS says.
-    Tls(Failed),
-}
-
-impl Cause {
-    /// What it is called in metrics.
-    #[must_use]
-    pub const fn kind(&self) -> DialFailure {
-        match self {
-            Self::Timeout => DialFailure::Timeout,
-            Self::Socket(error) => failure(*error),
-            Self::Tls(_) => DialFailure::Tls,
-        }
-    }
-}
-
-impl Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Timeout => f.write_str("no answer"),
-            Self::Socket(Some(error)) => error.fmt(f),
-            Self::Socket(None) => f.write_str("no connection"),
-            Self::Tls(failed) => write!(f, "TLS: {failed}"),
-        }
-    }
-}
-
-/// What is said to a backend whose connections are secured, before what the client says.
-#[derive(Clone, Debug, Default)]
-pub struct Greeting {
-    /// What comes before TLS.
-    pub preamble: Option<Box<[u8]>>,
-    /// The protocol that the client has agreed on (RFC 7301).
-    pub alpn: Option<Box<[u8]>>,
-}
-
 /// A descriptor that is held for the moment when there are no others left.
 #[derive(Debug)]
 pub struct Spare(Option<OwnedFd>);
@@ -189,17 +152,6 @@ struct Attempt {
     flight: Option<Flight>,
     hedged: bool,
     failed: bool,
-}
-
-/// An attempt under way.
-#[derive(Debug)]
-struct Flight {
-    end: End,
-    routed: Routed,
-    /// Whether the machine has answered; TLS may go on.
-    answered: bool,
-    /// Whether it was warm: it may have waited too long, which says nothing of the backend.
-    warm: bool,
 }
 
 /// A backend that answered.
@@ -359,7 +311,8 @@ impl Dial {
                     let cell = attempt.upstream.meter.cell(tools.share);
                     cell.answered(now.since(attempt.began));
                 }
-                match tls.map_or(Ok(true), |tls| flight.secure(&attempt.upstream, tls, tools)) {
+                match tls.map_or(Ok(true), |tls| flight.secure(&attempt.upstream, tls, tools.relay))
+                {
                     Ok(true) => {}
                     Ok(false) => {
                         attempt.flight = Some(flight);
@@ -551,27 +504,6 @@ impl Attempt {
     }
 }
 
-impl Flight {
-    /// Goes on with TLS; whether it is there.
-    fn secure<D>(
-        &mut self,
-        upstream: &Upstream,
-        (originator, greeting): (&Arc<Originator>, &Greeting),
-        tools: &mut Tools<'_, D>,
-    ) -> Result<bool, Failed> {
-        if !self.answered {
-            self.answered = true;
-            let alpn = greeting.alpn.as_deref();
-            let mut session = upstream.begin_tls(originator, alpn).map_err(Failed::Tls)?;
-            if let Some(preamble) = &greeting.preamble {
-                session.say_before(preamble);
-            }
-            self.end.secure(Box::new(session));
-        }
-        self.end.handshake(tools.relay)
-    }
-}
-
 /// Starts to connect; the reactor tells how it went.
 ///
 /// # Errors
@@ -584,37 +516,4 @@ pub fn begin_connect(upstream: &Upstream) -> Result<OwnedFd, Errno> {
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket),
         Err(error) => Err(error),
     }
-}
-
-/// What an error is called in metrics.
-#[must_use]
-pub const fn failure(error: Option<Errno>) -> DialFailure {
-    match error {
-        Some(Errno::CONNREFUSED) => DialFailure::Refused,
-        Some(Errno::TIMEDOUT) => DialFailure::Timeout,
-        Some(Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::HOSTDOWN | Errno::NETDOWN) => {
-            DialFailure::Unreachable
-        }
-        _ => DialFailure::Other,
-    }
-}
-
-/// Whether there are no descriptors.
-const fn is_shortage(error: Errno) -> bool {
-    matches!(error, Errno::MFILE | Errno::NFILE)
-}
-
-/// Whether an error says something about this process and nothing about the backend.
-#[must_use]
-pub const fn is_local(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::MFILE
-            | Errno::NFILE
-            | Errno::NOBUFS
-            | Errno::NOMEM
-            | Errno::NOSPC
-            | Errno::ADDRNOTAVAIL
-            | Errno::PERM
-    )
 }

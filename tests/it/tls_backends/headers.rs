@@ -163,9 +163,8 @@ fn nginx_takes_either_version_before_tls() {
             "[app.web]\nproxy_protocol = \"{version}\"\n{}name = \"back.test\"\n",
             trusting(&pki)
         );
-        let site = Site::new()
-            .env("EDGEPROXY_POOL_ENABLED", "true")
-            .backend(Row::new("a", nginx.addr()));
+        let site =
+            Site::new().env("EDGEPROXY_POOL_ENABLED", "true").backend(Row::new("a", nginx.addr()));
         let front = front(&pki, site, &tables, "");
         let config = Arc::new(pki.client(None));
         for tls in [None, Some(&config)] {
@@ -222,9 +221,6 @@ fn haproxy_takes_either_version_before_tls_and_reads_the_authority() {
         let mut client = Peer::connect(front.addr, Some(&Arc::new(config)));
         let own = client.stream().local_addr().unwrap();
         let authority = if version == "v2" { "localhost" } else { "-" };
-        assert_eq!(
-            asks(&mut client),
-            format!("{own} {authority} back.test TLSv1.3 edge http/1.1")
-        );
+        assert_eq!(asks(&mut client), format!("{own} {authority} back.test TLSv1.3 edge http/1.1"));
     }
 }

@@ -38,9 +38,8 @@ fn answering(ok: &Arc<AtomicBool>, asked: &Arc<AtomicUsize>) -> impl Fn(&mut Pee
         }
         asked.fetch_add(1, Ordering::SeqCst);
         let status = if ok.load(Ordering::SeqCst) { 200 } else { 503 };
-        let _ = peer.write_all(
-            format!("HTTP/1.1 {status} -\r\nContent-Length: 4\r\n\r\ngood").as_bytes(),
-        );
+        let _ = peer
+            .write_all(format!("HTTP/1.1 {status} -\r\nContent-Length: 4\r\n\r\ngood").as_bytes());
         peer.finish();
     }
 }

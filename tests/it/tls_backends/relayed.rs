@@ -113,9 +113,8 @@ fn both_ways_at_once_in_pieces_of_any_size() {
     let four = Four::around(super::peers::echo);
     for (to, tls, _) in four.ways() {
         let mut client = Peer::connect(to, tls);
-        for (number, size) in [1, 2, 100, 16_383, 16_384, 16_385, 61_440, 100_000, 200_000, 1]
-            .into_iter()
-            .enumerate()
+        for (number, size) in
+            [1, 2, 100, 16_383, 16_384, 16_385, 61_440, 100_000, 200_000, 1].into_iter().enumerate()
         {
             let bytes = noise(number as u64, size);
             client.write_all(&bytes).unwrap();
@@ -211,9 +210,7 @@ fn in_one_flight(
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut server = ServerConnection::new(Arc::clone(&config)).unwrap();
         server.writer().write_all(b"hello\n").unwrap();
-        let is_last = |server: &ServerConnection| {
-            versions == TLS13 || !server.is_handshaking()
-        };
+        let is_last = |server: &ServerConnection| versions == TLS13 || !server.is_handshaking();
         loop {
             server.read_tls(&mut stream).unwrap();
             server.process_new_packets().unwrap();

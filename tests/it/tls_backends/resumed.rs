@@ -60,11 +60,7 @@ fn a_file_that_has_changed_is_read_again_at_a_reload_and_a_bad_one_refuses_it() 
     let backend = Secured::named("a", pki.server());
     let ca = pki.file("ca.pem", &Pki::new().root_pem());
     let tls = format!("[app.web.tls]\nca = \"{ca}\"\n");
-    let edge = Site::new()
-        .with_metrics()
-        .toml(&tls)
-        .backend(Row::new("a", backend.addr()))
-        .start();
+    let edge = Site::new().with_metrics().toml(&tls).backend(Row::new("a", backend.addr())).start();
     assert!(edge.visit().is_err());
     pki.file("ca.pem", &pki.root_pem());
     edge.reload_in_silence(&tls);

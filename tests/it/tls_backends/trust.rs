@@ -26,7 +26,7 @@ fn case(
 /// One edge before all of them, each an app with a listener of its own.
 fn judges(site: Site, cases: &[Case]) {
     let ports: Vec<_> = cases.iter().map(|_| Refusing::new()).collect();
-    let mut site = site.with_metrics();
+    let mut site = site.with_metrics().env("EDGEPROXY_APP", cases[0].name);
     for (Case { name, backend, tls, .. }, port) in cases.iter().zip(&ports) {
         site = site
             .toml(&format!("[app.{name}.tls]\n{tls}"))

@@ -13,9 +13,7 @@ use crate::support::{Backend, Edge, Row, connections_to, eventually};
 const ESTABLISHED: u8 = 1;
 
 fn wait_until_some_wait(backend: &Backend) {
-    eventually("some wait", || {
-        connections_to(backend.addr()).contains(&ESTABLISHED).then_some(())
-    });
+    eventually("some wait", || connections_to(backend.addr()).contains(&ESTABLISHED).then_some(()));
 }
 
 /// After the first client of all.
@@ -29,8 +27,7 @@ fn wait_until_two_wait(edge: &Edge) {
 fn a_warm_connection_is_one_of_tcp_whose_handshake_the_client_makes() {
     let pki = Pki::new();
     let backend = Secured::named("a", pki.server());
-    let edge =
-        pooled().toml(&trusting(&pki)).backend(Row::new("a", backend.addr())).start();
+    let edge = pooled().toml(&trusting(&pki)).backend(Row::new("a", backend.addr())).start();
     let mut found = 0;
     for _ in 0..40 {
         let before = backend.backend().accepted();
@@ -59,7 +56,8 @@ fn spoiling(pki: &Pki, spoil: impl Fn(TcpStream) + Send + Sync + 'static) -> Spo
     let (counts, armed) = (Arc::clone(&spoilt), Arc::clone(&spoils));
     let backend = Backend::serving(move |mut stream| {
         // What was there before a hello came has waited.
-        let waited = stream.peek(&mut [0]).is_ok_and(|read| read == 1) && armed.load(Ordering::SeqCst);
+        let waited =
+            stream.peek(&mut [0]).is_ok_and(|read| read == 1) && armed.load(Ordering::SeqCst);
         if waited && counts.load(Ordering::SeqCst) == 0 {
             counts.fetch_add(1, Ordering::SeqCst);
             let _ = stream.read(&mut [0; 4_096]);
@@ -76,13 +74,9 @@ fn spoiling(pki: &Pki, spoil: impl Fn(TcpStream) + Send + Sync + 'static) -> Spo
 #[test]
 fn one_that_fails_is_followed_by_a_fresh_one_to_the_same_backend_and_not_held_against_it() {
     let pki = Pki::new();
-    let manners: [fn(TcpStream); 3] = [
-        drop,
-        crate::support::reset,
-        |mut stream| {
-            let _ = stream.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n");
-        },
-    ];
+    let manners: [fn(TcpStream); 3] = [drop, crate::support::reset, |mut stream| {
+        let _ = stream.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n");
+    }];
     for most in ["1", "2", "3"] {
         for spoil in manners {
             let Spoiling { backend, spoilt, spoils } = spoiling(&pki, spoil);
