@@ -35,8 +35,11 @@ pub use flight::Greeting;
 const SHORTAGE: Duration = Duration::from_millis(20);
 /// How long a dial may be unanswered before the next candidate is dialled beside it.
 pub const HEDGE_AFTER: Duration = Duration::from_millis(500);
-/// Most tries for one connection; tokens leave room for no more.
+/// Most tries for one connection.
 pub const MAX_TRIES: usize = 3;
+/// Most sockets that are dialled with for one: before all others there may be a warm one that has waited
+/// too long.
+const MAX_ATTEMPTS: usize = MAX_TRIES + 1;
 
 /// What dials go by.
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +134,7 @@ pub struct Dial {
     table: Arc<AppTable>,
     origin: Origin,
     rules: Rules,
-    attempts: [Option<Attempt>; MAX_TRIES],
+    attempts: [Option<Attempt>; MAX_ATTEMPTS],
     tries: usize,
     /// Whether the client is bound to the backend that answers.
     binds: bool,
@@ -152,6 +155,8 @@ struct Attempt {
     flight: Option<Flight>,
     hedged: bool,
     failed: bool,
+    /// Whether it was of a warm connection that had waited too long: it says nothing of the backend.
+    stale: bool,
 }
 
 /// A backend that answered.
@@ -182,7 +187,7 @@ impl Dial {
     /// A dial that has not begun.
     #[must_use]
     pub fn new(table: Arc<AppTable>, origin: Origin, rules: Rules) -> Self {
-        let attempts = [const { None }; MAX_TRIES];
+        let attempts = [const { None }; MAX_ATTEMPTS];
         let (greeting, short, short_since) = (Greeting::default(), None, None);
         Self { table, origin, rules, attempts, tries: 0, binds: true, greeting, short, short_since }
     }
@@ -262,8 +267,7 @@ impl Dial {
         let (upstream, member) = (Arc::clone(routed.slot.upstream()), routed.member);
         let end = End::new(socket, false, Interest { reads: true, writes: true });
         let flight = Some(Flight { end, routed, answered: false, warm: true });
-        self.attempts[0] =
-            Some(Attempt { upstream, member, began: now, flight, hedged: false, failed: false });
+        self.attempts[0] = Some(Attempt { flight, ..Attempt::new(upstream, member, now) });
         self.tries = 1;
         self.event(0, event, now, tools)
     }
@@ -276,10 +280,8 @@ impl Dial {
         tools: &mut Tools<'_, D>,
     ) -> Progress {
         self.binds = routed.binds;
-        match self.attempt(routed, now, tools) {
-            Ok(()) => self.waits(),
-            Err(reason) => self.go_on(Err(reason), now, tools),
-        }
+        let dialled = self.attempt(routed, now, tools);
+        self.go_on_from(dialled, now, tools)
     }
 
     /// Looks at what happened to the socket of attempt `number`, from 0.
@@ -303,8 +305,7 @@ impl Dial {
             }
             _ if event.failed() => {
                 let error = sockopt::socket_error(flight.end.socket()).ok().and_then(Result::err);
-                attempt.gives_up(flight, &Cause::Socket(error), now, tools);
-                return self.go_on(Ok(()), now, tools);
+                return self.lose(number, flight, &Cause::Socket(error), now, tools);
             }
             tls => {
                 if !flight.answered && !flight.warm {
@@ -319,8 +320,7 @@ impl Dial {
                         return self.waits();
                     }
                     Err(failed) => {
-                        attempt.gives_up(flight, &Cause::Tls(failed), now, tools);
-                        return self.go_on(Ok(()), now, tools);
+                        return self.lose(number, flight, &Cause::Tls(failed), now, tools);
                     }
                 }
             }
@@ -330,6 +330,32 @@ impl Dial {
         routed.binds &= self.binds;
         self.give_up_others(now, tools);
         Progress::Connected(Connected { end, attempt: number, tries, routed })
+    }
+
+    /// Goes on after attempt `number` has failed. A warm connection may have waited too long: its backend
+    /// is dialled in its place, which the client keeps.
+    fn lose<D: FnMut(u64) -> u64>(
+        &mut self,
+        number: usize,
+        flight: Flight,
+        why: &Cause,
+        now: Time,
+        tools: &mut Tools<'_, D>,
+    ) -> Progress {
+        let Flight { end, mut routed, warm, .. } = flight;
+        drop(end);
+        if let Some(attempt) = &mut self.attempts[number] {
+            tracing::debug!(backend = %attempt.upstream.id, "dial failed: {why}");
+            if warm {
+                attempt.stale = true;
+                let dialled = self.attempt(routed, now, tools);
+                return self.go_on_from(dialled, now, tools);
+            }
+            attempt.failed = true;
+            tools.failed(attempt, why, routed.permit.take(), now);
+        }
+        drop(routed);
+        self.go_on(Ok(()), now, tools)
     }
 
     /// Closes the attempts that lost. Those that were long unanswered count as failed.
@@ -369,6 +395,15 @@ impl Dial {
         if late || again { self.go_on(Ok(()), now, tools) } else { self.waits() }
     }
 
+    fn go_on_from<D: FnMut(u64) -> u64>(
+        &mut self,
+        dialled: Result<(), Reason>,
+        now: Time,
+        tools: &mut Tools<'_, D>,
+    ) -> Progress {
+        if dialled.is_ok() { self.waits() } else { self.go_on(dialled, now, tools) }
+    }
+
     /// Dials further candidates until one dial is under way or none is left.
     fn go_on<D: FnMut(u64) -> u64>(
         &mut self,
@@ -392,18 +427,20 @@ impl Dial {
 
     /// The next backend to try. The last try goes to a region not tried yet if there is one.
     fn candidate(&self, now: Time, draw: &mut impl FnMut(u64) -> u64) -> Option<Routed> {
-        let tried = self.tries;
-        if tried >= self.rules.tries.min(MAX_TRIES) {
+        let stale = self.attempts().filter(|attempt| attempt.stale).count();
+        let most = self.rules.tries.min(MAX_TRIES) + stale;
+        if self.tries >= most {
             return None;
         }
+        let tried = || self.attempts().filter(|attempt| !attempt.stale);
         let mut members = [usize::MAX; MAX_TRIES];
-        for (place, attempt) in members.iter_mut().zip(self.attempts()) {
+        for (place, attempt) in members.iter_mut().zip(tried()) {
             *place = attempt.member;
         }
-        let members = &members[..tried];
-        if tried > 0 && tried + 1 == self.rules.tries.min(MAX_TRIES) {
+        let members = &members[..self.tries - stale];
+        if !members.is_empty() && self.tries + 1 == most {
             let region = |a: &Attempt| self.table.layout.members()[a.member].region.clone();
-            let regions: Vec<Region> = self.attempts().map(region).collect();
+            let regions: Vec<Region> = tried().map(region).collect();
             let avoid = Avoid { members, regions: &regions };
             // A region not tried yet is worth a try, a backend known to fail is not.
             let elsewhere = route::next(&self.table, self.origin, avoid, None, now, draw)
@@ -438,8 +475,7 @@ impl Dial {
             tools.reactor.watch_both(&socket, tools.key.token(part))?;
             Ok(socket)
         });
-        let mut attempt =
-            Attempt { upstream, member, began: now, flight: None, hedged: false, failed: false };
+        let mut attempt = Attempt::new(upstream, member, now);
         let outcome = match begun {
             Ok(socket) => {
                 let end = End::new(socket, false, Interest { reads: true, writes: true });
@@ -491,16 +527,9 @@ impl Dial {
 }
 
 impl Attempt {
-    /// Notes that it has failed.
-    fn gives_up<D>(&mut self, mut flight: Flight, why: &Cause, now: Time, tools: &Tools<'_, D>) {
-        tracing::debug!(backend = %self.upstream.id, "dial failed: {why}");
-        if flight.warm {
-            // The same backend may be dialled.
-            self.member = usize::MAX;
-            return;
-        }
-        self.failed = true;
-        tools.failed(self, why, flight.routed.permit.take(), now);
+    const fn new(upstream: Arc<Upstream>, member: usize, began: Time) -> Self {
+        let (flight, hedged, failed, stale) = (None, false, false, false);
+        Self { upstream, member, began, flight, hedged, failed, stale }
     }
 }
 

@@ -23,7 +23,8 @@ fn trusting(pki: &Pki) -> String {
 
 /// An edge before one backend that this authority vouches for.
 fn before(pki: &Pki, backend: SocketAddr) -> Edge {
-    Site::new().with_metrics().toml(&trusting(pki)).backend(Row::new("a", backend)).start()
+    let site = Site::new().with_metrics().without_affinity().env("EDGEPROXY_SLOW_START_SECS", "0");
+    site.toml(&trusting(pki)).backend(Row::new("a", backend)).start()
 }
 
 /// A listener with TLS of its own beside the plain one, for a client who trusts `pki`.

@@ -136,9 +136,11 @@ impl Session {
     pub fn seal(&mut self, plain: &[u8], last: bool, sealed: &mut [u8]) -> Result<usize, Error> {
         let last = last && !self.closed;
         self.closed |= last;
+        // The library must find there what it has seen of a message that is not whole.
+        let incoming = &mut self.incoming;
         match &mut self.machine {
-            Machine::Server(connection) => seal(connection, plain, last, sealed),
-            Machine::Client(connection) => seal(connection, plain, last, sealed),
+            Machine::Server(connection) => seal(connection, incoming, plain, last, sealed),
+            Machine::Client(connection) => seal(connection, incoming, plain, last, sealed),
         }
     }
 
@@ -340,13 +342,14 @@ fn take<C: Connection>(
 /// Encrypts `plain` to the head of `out`, behind what is to be said before it; how much that is.
 fn seal<C: Connection>(
     connection: &mut C,
+    incoming: &mut [u8],
     plain: &[u8],
     last: bool,
     out: &mut [u8],
 ) -> Result<usize, Error> {
     let mut written = 0;
     loop {
-        match connection.process(&mut []).state? {
+        match connection.process(incoming).state? {
             ConnectionState::EncodeTlsData(mut data) => {
                 let more = data.encode(&mut out[written..]);
                 written += more.map_err(|error| Error::General(error.to_string()))?;

@@ -153,7 +153,7 @@ fn nginx_takes_either_version_before_tls() {
     let port = Refusing::new();
     let text = format!(
         "http {{ access_log off; server {{ listen {} ssl proxy_protocol; ssl_certificate {chain}; \
-         ssl_certificate_key {key}; location / {{ return 200 \
+         ssl_certificate_key {key}; ssl_protocols TLSv1.3; location / {{ return 200 \
          \"$proxy_protocol_addr:$proxy_protocol_port $ssl_protocol $ssl_server_name\"; }} }} }}",
         port.addr()
     );
@@ -220,7 +220,7 @@ fn haproxy_takes_either_version_before_tls_and_reads_the_authority() {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let mut client = Peer::connect(front.addr, Some(&Arc::new(config)));
         let own = client.stream().local_addr().unwrap();
-        let authority = if version == "v2" { "localhost" } else { "-" };
+        let authority = if version == "v2" { "localhost" } else { "" };
         assert_eq!(asks(&mut client), format!("{own} {authority} back.test TLSv1.3 edge http/1.1"));
     }
 }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rcgen::{
@@ -26,6 +27,8 @@ pub const TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 pub const TLS12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
 const BOTH: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
 
+static AUTHORITIES: AtomicUsize = AtomicUsize::new(0);
+
 /// An authority, and a folder for files in PEM.
 pub struct Pki {
     folder: TempDir,
@@ -41,7 +44,9 @@ pub struct Identity {
 impl Pki {
     pub fn new() -> Self {
         let mut params = CertificateParams::new(vec![]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, "authority");
+        // No two are called the same: else one would be taken for the other until its signature is.
+        let name = format!("authority {}", AUTHORITIES.fetch_add(1, Ordering::Relaxed));
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         Self { folder: tempfile::tempdir().unwrap(), issuer }

@@ -174,10 +174,11 @@ fn a_reset_of_either_side_is_one_for_the_other() {
         let mut first = [0];
         peer.read_exact(&mut first).unwrap();
         if first == *b"r" {
-            let stream = peer.stream().try_clone().unwrap();
-            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            socket2::SockRef::from(peer.stream()).set_linger(Some(Duration::ZERO)).unwrap();
             return;
         }
+        // So that the client knows that it has come.
+        peer.write_all(&first).and_then(|()| peer.flush()).unwrap();
         says.send(peer.read(&mut first).map_err(|error| error.kind())).unwrap();
     });
     for (to, tls, _) in four.ways() {
@@ -187,11 +188,9 @@ fn a_reset_of_either_side_is_one_for_the_other() {
         let error = client.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{to}");
         let mut client = Peer::connect(to, tls);
-        client.write_all(b"g").unwrap();
-        client.flush().unwrap();
-        let own = client.stream().try_clone().unwrap();
-        socket2::SockRef::from(&own).set_linger(Some(Duration::ZERO)).unwrap();
-        drop((client, own));
+        client.echo("g").unwrap();
+        socket2::SockRef::from(client.stream()).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
         let got = said.recv_timeout(PATIENCE).unwrap();
         assert_eq!(got, Err(io::ErrorKind::ConnectionReset), "{to}");
     }
@@ -288,4 +287,53 @@ fn what_comes_in_one_flight_with_the_clients_handshake_is_passed_on() {
             assert_eq!(got, b"at once", "{to} {ends}");
         }
     }
+}
+
+#[test]
+fn a_message_that_has_come_in_part_does_not_stop_what_goes_the_other_way() {
+    let pki = Pki::new();
+    let mut config = pki.issue(&["127.0.0.1"]).server(TLS13);
+    // Tickets have several records then.
+    config.max_fragment_size = Some(64);
+    let config = Arc::new(config);
+    let backend = Backend::serving(move |mut stream: TcpStream| {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut server = ServerConnection::new(Arc::clone(&config)).unwrap();
+        let mut flight = Vec::new();
+        while server.is_handshaking() {
+            stream.write_all(&flight).unwrap();
+            flight.clear();
+            server.read_tls(&mut stream).unwrap();
+            server.process_new_packets().unwrap();
+            while server.wants_write() {
+                server.write_tls(&mut flight).unwrap();
+            }
+        }
+        // The first record of many.
+        let first = 5 + usize::from(u16::from_be_bytes([flight[3], flight[4]]));
+        assert!(flight.len() > 2 * first);
+        stream.write_all(&flight[..first]).unwrap();
+        let mut peer = Peer::Server(Box::new(rustls::StreamOwned::new(server, stream)));
+        for rest in [&flight[first..], b""] {
+            let got = peer.exactly(5).unwrap();
+            peer.stream().try_clone().unwrap().write_all(rest).unwrap();
+            peer.write_all(&got).unwrap();
+            peer.flush().unwrap();
+        }
+    });
+    let edge = before(&pki, backend.addr());
+    for _ in 0..3 {
+        let mut client = edge.client();
+        // Said after the handshake, when the record has come.
+        edge.metrics_when("it is connected", |metrics| {
+            metrics.sum("edgeproxy_backend_connections_active", &[]) == 1
+        });
+        client.echo("hello").unwrap();
+        client.echo("again").unwrap();
+        drop(client);
+        edge.metrics_when("it is gone", |metrics| {
+            metrics.sum("edgeproxy_backend_connections_active", &[]) == 0
+        });
+    }
+    assert_eq!(edge.times_logged("a bug in edge-proxy"), 0);
 }

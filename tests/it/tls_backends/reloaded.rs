@@ -38,9 +38,7 @@ fn tls_comes_changes_and_goes_for_those_who_come_then() {
     edge.reload(&trusts(&pki, "name = \"localhost\"\n"));
     visits(&edge, "secured");
     edge.reload("");
-    eventually("it is probed and answers", || {
-        (edge.visit().ok()?.served_by == "plain").then_some(())
-    });
+    edge.wait_for_log("answers again backend=plain");
     visits(&edge, "plain");
 }
 

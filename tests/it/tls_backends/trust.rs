@@ -104,7 +104,7 @@ fn a_backend_must_be_vouched_for_and_be_the_one_it_is_taken_for() {
             case("for_clients", &client_only, &root, "certificate"),
             case("own", &own, &given("own.pem", &own), None),
             case("own_ca", &own_ca, &given("own_ca.pem", &own_ca), None),
-            case("own_of_other", &own_ca, &given("other_ca.pem", &other_ca), "UnknownIssuer"),
+            case("own_of_other", &own_ca, &given("other_ca.pem", &other_ca), "CaUsedAsEndEntity"),
             case("own_expired", &own_expired, &given("own_expired.pem", &own_expired), "expired"),
             case("own_else", &own_elsewhere, &given("own_else.pem", &own_elsewhere), "not valid"),
             case("unverified", &own_expired, "verify = false", None),
