@@ -216,6 +216,33 @@ impl Control {
         if self.geo_watch.as_ref().is_some_and(|watch| watch.has_failed) {
             self.reload_geo(false).await;
         }
+        self.reread_origins().await;
+    }
+
+    /// Puts in force what the files for TLS to backends hold now.
+    async fn reread_origins(&mut self) {
+        let before = self.in_force.origins.clone();
+        if before.is_empty() {
+            return;
+        }
+        let config = self.in_force.config();
+        let reading = tokio::task::spawn_blocking(move || origins::read(&config, &before));
+        match timeout(reload::LONGEST_READ, reading).await {
+            Ok(Ok(Ok(origins))) if origins != self.in_force.origins => {
+                tracing::info!("the files for TLS to backends have changed");
+                self.in_force.take_origins(origins);
+            }
+            Ok(Ok(Err(errors))) => {
+                for error in errors {
+                    tracing::error!("{error}; what is in force stays");
+                }
+            }
+            Ok(_) => {}
+            Err(_) => {
+                let limit = reload::LONGEST_READ;
+                tracing::error!("the files for TLS to backends were not read within {limit:?}");
+            }
+        }
     }
 
     /// Puts the configuration in force that the file and the environment give now, or leaves
@@ -233,7 +260,7 @@ impl Control {
         let mut waiting = reload::not_in_force(&mut in_force);
         let resecured = origins != self.in_force.origins;
         if resecured {
-            tracing::info!("the certificates for TLS to backends have changed");
+            tracing::info!("the files for TLS to backends have changed");
             origins::warn_of_unverified(&config);
         }
         if !in_force.is_empty() || !waiting.is_empty() || resecured {

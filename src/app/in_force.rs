@@ -100,6 +100,12 @@ impl InForce {
         self.make_tables(snapshot);
     }
 
+    /// Has connections to backends secured otherwise from now on.
+    pub fn take_origins(&mut self, origins: Origins) {
+        self.origins = origins;
+        self.make_tables(Snapshot::clone(&self.shared.snapshot.load()));
+    }
+
     /// Puts other country data in force.
     pub fn take_database(&mut self, database: Arc<dyn CountryLookup>) {
         self.database = database;

@@ -280,9 +280,10 @@ enum Pumped {
 impl Flow {
     /// One that begins with `bytes`.
     fn holding(bytes: Vec<u8>) -> Self {
-        let held = match bytes.is_empty() {
-            true => Held::Nothing,
-            false => Held::Bytes { bytes: bytes.into(), from: 0 },
+        let held = if bytes.is_empty() {
+            Held::Nothing
+        } else {
+            Held::Bytes { bytes: bytes.into(), from: 0 }
         };
         Self { held, ..Self::default() }
     }

@@ -107,7 +107,8 @@ fn curl_gets_to_the_server_whose_name_it_asks_for_and_nobody_decrypts_on_the_way
     };
     for (name, server) in [("one.test", "one"), ("a.b.sub.test", "one"), ("two.test", "two")] {
         assert_eq!(curl(name), (server.into(), String::new()), "{name}");
-        pop.edge.access_line(&format!("app={server} backend={server} "));
+        let said = format!("app={server} server_name={name} tls=- client_name=- backend={server} ");
+        pop.edge.access_line(&said);
     }
     let (_, error) = curl("three.test");
     assert!(error.contains("unrecognized name"), "{error}");

@@ -1,7 +1,13 @@
 //! TLS that ends here, from the first byte to the last, and the certificates that it shows.
 
+mod admission;
 mod certificates;
+mod ends;
+mod hello;
 mod hostile;
+mod patience;
 mod peer;
+mod resumption;
+mod scan;
 mod swaps;
 mod traffic;

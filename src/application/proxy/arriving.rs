@@ -266,8 +266,8 @@ impl Proxy {
             end.reset();
         }
         let total = now.since(comer.accepted);
-        let server_name = awaits.name().cloned();
-        let record = Record { total, server_name, ..Record::new(comer.client, reason) };
+        let server_name = awaits.name().map(Into::into);
+        let record = Record { server_name, total, ..Record::new(comer.client, reason) };
         self.account(None, Location::default(), &record, now);
         drop(awaits);
     }
@@ -275,9 +275,9 @@ impl Proxy {
 
 impl Awaits {
     /// The server's name that is known already.
-    const fn name(&self) -> Option<&Box<str>> {
+    fn name(&self) -> Option<&str> {
         match self {
-            Self::Handshake(_, handshake) => handshake.name.as_ref(),
+            Self::Handshake(_, handshake) => handshake.name.as_deref(),
             Self::Header(_) | Self::Hello(..) => None,
         }
     }

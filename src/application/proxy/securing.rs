@@ -54,10 +54,13 @@ impl Proxy {
 impl Handshake {
     /// Goes on as far as what has arrived leads.
     pub(super) fn go_on(&mut self, end: &mut End, tools: &mut Tools) -> Look {
-        if end.tls().is_none() {
+        while end.tls().is_none() {
             match self.begin(end, tools) {
-                Ok(()) => {}
+                Err(Look::Waits) if end.is_readable() => {}
+                // It will never be whole, and nobody tells of an end again.
+                Err(Look::Waits) if end.read_closed() => return Look::Ends(Reason::TlsFailed),
                 Err(look) => return look,
+                Ok(()) => {}
             }
         }
         match end.handshake(tools) {

@@ -182,9 +182,6 @@ impl End {
             let Some(raw) = received else { return Ok(None) };
             return Ok(Some(self.note_read(raw, raw, room)));
         };
-        if session.peer_closed() {
-            return Ok(Some(Read { bytes: 0, raw: 0, full: false, ended: true }));
-        }
         let unread = session.unread_into(&mut tools.scratch);
         let room = tools.scratch.len() - unread;
         let received = self.receive(&mut tools.scratch[unread..]);
@@ -195,7 +192,11 @@ impl End {
         // Also when nothing has come: what was not whole is kept.
         let taken = session.take(arrived, &mut tools.plain);
         let peer_closed = session.peer_closed();
-        let Some(raw) = received.map_err(Failed::Socket)? else { return Ok(None) };
+        // What has been said in TLS is the end, whatever comes of the socket.
+        let raw = match received.map_err(Failed::Socket)? {
+            None if !peer_closed => return Ok(None),
+            raw => raw.unwrap_or_default(),
+        };
         if let Err(error) = taken {
             // Says why, if that can be said now.
             let _ = self.flush();
@@ -217,21 +218,26 @@ impl End {
                 return Ok(true);
             }
             if !self.readable {
-                return Ok(false);
+                // Nobody tells of an end again, whether TCP has said it or TLS.
+                let ended = self.read_closed || self.is_finished();
+                return if ended { Err(Failed::Closed) } else { Ok(false) };
             }
             let Some(read) = self.read(tools)? else { return Ok(false) };
             let Some(session) = &mut self.tls else { return Ok(false) };
             session.keep_early(&tools.plain);
             match (read.ended, session.is_open()) {
-                (true, false) => return Err(Failed::Closed),
-                // Whoever takes what came finds the end behind it once more.
-                (true, true) => self.readable = true,
                 (false, _) => {}
+                // The end is to be read again, by whoever is to know of it.
+                (true, true) => self.readable = true,
+                (true, false) => return Err(Failed::Closed),
             }
         }
     }
 
     /// Reads from the socket; `None` = there is nothing, 0 = nothing will come.
+    ///
+    /// # Errors
+    /// When the peer is gone.
     pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<usize>> {
         match retry(|| recv(&self.socket, &mut *buffer, RecvFlags::empty())) {
             Ok((_, raw)) => {
@@ -336,6 +342,11 @@ impl End {
     /// Whether the peer's end may be somebody else's: it did not say that it was the end.
     pub(super) fn is_cut_off(&self) -> bool {
         self.tls.as_ref().is_some_and(|session| !session.peer_closed())
+    }
+
+    /// Whether the peer has said in TLS that nothing follows.
+    fn is_finished(&self) -> bool {
+        self.tls.as_ref().is_some_and(|session| session.peer_closed())
     }
 
     /// Whether TLS has yet to say that nothing follows.

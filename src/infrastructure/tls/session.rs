@@ -118,9 +118,12 @@ impl Session {
     /// When the peer breaks the protocol or is not who it must be. There may be an alert to send.
     pub fn take(&mut self, arrived: &mut [u8], plain: &mut Vec<u8>) -> Result<(), Error> {
         let taken = match &mut self.machine {
-            Machine::Server(connection) => take(connection, arrived, plain, &mut self.said)?,
-            Machine::Client(connection) => take(connection, arrived, plain, &mut self.said)?,
+            Machine::Server(connection) => take(connection, arrived, plain, &mut self.said),
+            Machine::Client(connection) => take(connection, arrived, plain, &mut self.said),
         };
+        // The alert is the last that is said.
+        self.closed |= taken.is_err();
+        let taken = taken?;
         // After the end nothing counts.
         if taken < arrived.len() && !self.said.peer_closed {
             self.incoming = arrived[taken..].to_vec();
@@ -136,7 +139,6 @@ impl Session {
     pub fn seal(&mut self, plain: &[u8], last: bool, sealed: &mut [u8]) -> Result<usize, Error> {
         let last = last && !self.closed;
         self.closed |= last;
-        // The library must find there what it has seen of a message that is not whole.
         let incoming = &mut self.incoming;
         match &mut self.machine {
             Machine::Server(connection) => seal(connection, incoming, plain, last, sealed),
@@ -258,8 +260,8 @@ trait Connection {
 
     fn process<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
 
-    /// Whether there is something to send.
-    fn has_to_say(&self) -> bool;
+    /// Whether there is something to say.
+    fn is_behind(&self) -> bool;
 }
 
 impl Connection for UnbufferedServerConnection {
@@ -269,7 +271,7 @@ impl Connection for UnbufferedServerConnection {
         self.process_tls_records(bytes)
     }
 
-    fn has_to_say(&self) -> bool {
+    fn is_behind(&self) -> bool {
         self.wants_write()
     }
 }
@@ -281,7 +283,7 @@ impl Connection for UnbufferedClientConnection {
         self.process_tls_records(bytes)
     }
 
-    fn has_to_say(&self) -> bool {
+    fn is_behind(&self) -> bool {
         self.wants_write()
     }
 }
@@ -319,14 +321,12 @@ fn take<C: Connection>(
             }
             Ok(_) => false,
             Err(error) => {
-                // What is left to say is why. Asked once too often the library would look for the rest of
-                // a handshake's message in what it is given, which is nothing, and panic.
-                while connection.has_to_say() {
-                    let Ok(ConnectionState::EncodeTlsData(data)) =
+                // What is left to say is why. It is asked for only while there is something: the library
+                // would go on behind what it has read of a message in pieces, which is not there.
+                while connection.is_behind()
+                    && let Ok(ConnectionState::EncodeTlsData(data)) =
                         connection.process(&mut []).state
-                    else {
-                        break;
-                    };
+                {
                     said.say(data);
                 }
                 return Err(error);
@@ -339,7 +339,8 @@ fn take<C: Connection>(
     }
 }
 
-/// Encrypts `plain` to the head of `out`, behind what is to be said before it; how much that is.
+/// Encrypts `plain` to the head of `out`, behind what is to be said before it; how much that is. Of
+/// `incoming`, which is not whole, the library has read the beginning and must find it again.
 fn seal<C: Connection>(
     connection: &mut C,
     incoming: &mut [u8],

@@ -37,10 +37,10 @@ fn params(names: &[&str]) -> CertificateParams {
 
 impl Pair {
     pub(super) fn new(names: &[&str]) -> Self {
-        Self::with(params(names))
+        Self::with(&params(names))
     }
 
-    fn with(params: CertificateParams) -> Self {
+    fn with(params: &CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
         let cert = params.self_signed(&key).unwrap();
         Self { der: cert.der().clone(), cert: cert.pem(), key: key.serialize_pem() }
@@ -298,7 +298,7 @@ fn a_certificate_that_has_expired_is_said_and_shown_all_the_same() {
     let mut params = params(&["old.test"]);
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = date_time_ymd(2021, 1, 1);
-    let old = Pair::with(params);
+    let old = Pair::with(&params);
     let site = site().toml(SEED);
     old.write(&site, "seed");
     let tls = start(site);
@@ -376,7 +376,9 @@ fn a_pair_that_is_replaced_in_two_steps_never_fails_a_handshake() {
         new.write_key(&tls.edge.site, "seed");
         tls.shows("seed.test", &new);
         done.store(true, Ordering::SeqCst);
-        visitors.into_iter().for_each(|visitor| visitor.join().unwrap());
+        for visitor in visitors {
+            visitor.join().unwrap();
+        }
     });
     assert!(visits.load(Ordering::SeqCst) > 2);
     assert_eq!(tls.edge.times_logged("ERROR"), 0);

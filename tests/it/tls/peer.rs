@@ -235,14 +235,35 @@ pub fn say_end(tls: &mut Tls) {
     tls.sock.write_all(&bytes).unwrap();
 }
 
+/// Moves what a connection that does not block can move, or waits until it can; whether TLS has said that
+/// it ends.
+pub fn step(tls: &mut Tls, heard: &mut Vec<u8>) -> bool {
+    let mut moved = false;
+    for result in [tls.conn.write_tls(&mut tls.sock), tls.conn.read_tls(&mut tls.sock)] {
+        match result {
+            Ok(bytes) => moved |= bytes > 0,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => panic!("after {} bytes: {error}", heard.len()),
+        }
+    }
+    tls.conn.process_new_packets().unwrap();
+    match tls.conn.reader().read_to_end(heard) {
+        Ok(_) => return true,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+        Err(error) => panic!("after {} bytes: {error}", heard.len()),
+    }
+    if !moved {
+        let writes = if tls.conn.wants_write() { PollFlags::OUT } else { PollFlags::empty() };
+        let mut sockets = [PollFd::new(&tls.sock, PollFlags::IN | writes)];
+        let patience = Timespec { tv_sec: 15, tv_nsec: 0 };
+        assert_eq!(poll(&mut sockets, Some(&patience)).unwrap(), 1, "{} heard", heard.len());
+    }
+    false
+}
+
 /// Sends `up` in records of every size, says that nothing follows, and hears all that there is to hear,
-/// both at once. Before each record something may be done to the connection.
-pub fn exchange(
-    tls: &mut Tls,
-    up: &[u8],
-    seed: u64,
-    mut before: impl FnMut(&mut ClientConnection),
-) -> Vec<u8> {
+/// both at once.
+pub fn exchange(tls: &mut Tls, up: &[u8], seed: u64) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
     let (mut left, mut finished, mut heard) = (up, false, Vec::new());
     tls.sock.set_nonblocking(true).unwrap();
@@ -251,7 +272,6 @@ pub fn exchange(
             let most = if random.bool() { 100 } else { 50_000 };
             let length = random.usize(1..=most);
             let (piece, later) = left.split_at(length.min(left.len()));
-            before(&mut tls.conn);
             tls.conn.writer().write_all(piece).unwrap();
             left = later;
             if left.is_empty() {
@@ -259,28 +279,8 @@ pub fn exchange(
                 finished = true;
             }
         }
-        let mut moved = false;
-        for result in
-            [tls.conn.write_tls(&mut tls.sock), tls.conn.read_tls(&mut tls.sock)].into_iter()
-        {
-            match result {
-                Ok(bytes) => moved |= bytes > 0,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => panic!("after {} bytes: {error}", heard.len()),
-            }
-        }
-        tls.conn.process_new_packets().unwrap();
-        match tls.conn.reader().read_to_end(&mut heard) {
-            Ok(_) if finished && !tls.conn.wants_write() => break,
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => panic!("after {} bytes: {error}", heard.len()),
-        }
-        if !moved {
-            let writes = if tls.conn.wants_write() { PollFlags::OUT } else { PollFlags::empty() };
-            let mut sockets = [PollFd::new(&tls.sock, PollFlags::IN | writes)];
-            let patience = Timespec { tv_sec: 15, tv_nsec: 0 };
-            assert_eq!(poll(&mut sockets, Some(&patience)).unwrap(), 1, "{} heard", heard.len());
+        if step(tls, &mut heard) && finished && !tls.conn.wants_write() {
+            break;
         }
     }
     tls.sock.set_nonblocking(false).unwrap();

@@ -346,6 +346,8 @@ pub fn accept(
     seen: &Mutex<Vec<Seen>>,
 ) -> Option<Peer> {
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    // What is said must not wait until its tickets are acknowledged.
+    stream.set_nodelay(true).ok()?;
     let mut connection = ServerConnection::new(Arc::clone(config)).unwrap();
     while connection.is_handshaking() {
         connection.complete_io(&mut stream).ok()?;

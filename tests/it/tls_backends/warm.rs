@@ -129,9 +129,7 @@ fn who_finds_nobody_after_a_warm_one_has_failed_is_told_so() {
         assert_eq!(edge.visit().unwrap().served_by, "a");
         wait_until_two_wait(&edge);
         is_wrong.store(true, Ordering::SeqCst);
-        let mut client = edge.client();
-        assert!(client.greeting().is_err());
-        let line = edge.access_of(&client);
+        let line = edge.refusal_of("127.0.0.1");
         assert_eq!((&line["reason"], &line["tries"]), ("connect_failed", "2"), "{most} tries");
         assert_eq!(edge.times_logged("panicked"), 0);
     }
