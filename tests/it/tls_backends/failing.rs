@@ -214,6 +214,8 @@ fn a_breaker_opens_on_handshakes_that_fail() {
     for _ in 0..3 {
         assert!(edge.visit().is_err());
     }
-    edge.wait_for_log("circuit");
+    edge.metrics_when("it is open", |metrics| {
+        metrics.value("edgeproxy_breaker_state", &[("backend", "bad")]) == 2
+    });
     assert!(failures(&edge, "tls") >= 3);
 }
