@@ -139,8 +139,14 @@ impl Relay {
         // What TLS has to say by itself.
         for (end, side) in [(&mut self.client, Side::Client), (&mut self.backend, Side::Backend)] {
             if end.flush().is_err() {
-                return Turn::Ended(Ending::Reset(side));
+                end.fail();
+                if !end.has_gone_in_order() {
+                    return Turn::Ended(Ending::Reset(side));
+                }
             }
+        }
+        if self.up.ended && self.client.has_gone_in_order() {
+            return Turn::Ended(Ending::Closed(Side::Client));
         }
         let more = matches!(up, Pumped::More) || matches!(down, Pumped::More);
         if more { Turn::More } else { Turn::Waits }
@@ -167,6 +173,8 @@ impl Relay {
     #[must_use]
     pub fn failed(&self, side: Side) -> Option<Ending> {
         let unnoticed = match side {
+            // What it has said goes to the backend before.
+            Side::Client if self.client.has_gone_in_order() => false,
             Side::Client => {
                 self.up.source_ended || !self.up.held.is_empty() || self.backend.is_behind()
             }
@@ -212,6 +220,11 @@ impl Relay {
         };
         match pumped {
             Pumped::SourceFailed => Some(Ending::Reset(from)),
+            Pumped::SinkFailed if to == Side::Client && self.client.is_finished() => {
+                self.client.fail();
+                self.down.ended = true;
+                None
+            }
             Pumped::SinkFailed => Some(Ending::Reset(to)),
             Pumped::Ended if self.up.ended && self.down.ended => {
                 Some(Ending::Closed(self.first.unwrap_or(from)))

@@ -26,6 +26,8 @@ pub struct End {
     /// Short reads do not tell that the socket is empty: there is urgent data, at which they stop,
     /// or an error after the last byte.
     pub(super) unsure: bool,
+    /// Nobody is there any more.
+    failed: bool,
     pub(super) writable: bool,
     /// Whether small writes go out at once. Set late where it is not inherited: many connections
     /// end after one write, which Nagle's algorithm does not delay.
@@ -72,6 +74,7 @@ impl End {
             readable: false,
             read_closed: false,
             unsure: false,
+            failed: false,
             writable: true,
             nodelay,
             written: false,
@@ -140,6 +143,7 @@ impl End {
         self.readable |= event.readable();
         self.read_closed |= event.read_closed();
         self.unsure |= event.urgent() || event.failed();
+        self.failed |= event.failed();
         self.writable |= event.writable();
     }
 
@@ -193,9 +197,11 @@ impl End {
         let taken = session.take(arrived, &mut tools.plain);
         let peer_closed = session.peer_closed();
         // What has been said in TLS is the end, whatever comes of the socket.
-        let raw = match received.map_err(Failed::Socket)? {
-            None if !peer_closed => return Ok(None),
-            raw => raw.unwrap_or_default(),
+        let raw = match received {
+            Ok(Some(raw)) => raw,
+            _ if peer_closed => 0,
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(Failed::Socket(error)),
         };
         if let Err(error) = taken {
             // Says why, if that can be said now.
@@ -344,8 +350,19 @@ impl End {
         self.tls.as_ref().is_some_and(|session| !session.peer_closed())
     }
 
+    /// Notes that nothing can be sent any more.
+    pub(super) const fn fail(&mut self) {
+        self.failed = true;
+    }
+
+    /// Whether the peer has gone, and has said in TLS before that nothing follows. Then it was no reset
+    /// that was meant: who goes without reading its tickets causes one.
+    pub(super) fn has_gone_in_order(&self) -> bool {
+        self.failed && self.is_finished()
+    }
+
     /// Whether the peer has said in TLS that nothing follows.
-    fn is_finished(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.tls.as_ref().is_some_and(|session| session.peer_closed())
     }
 

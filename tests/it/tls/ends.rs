@@ -101,7 +101,7 @@ fn come_and_go(pop: &Pop, config: &Arc<rustls::ClientConfig>, number: usize) {
 
 #[test]
 fn nothing_is_left_of_any_number_of_them() {
-    const MANY: usize = 1_600;
+    const MANY: usize = 800;
     const ROOM_KIB: u64 = 2 << 10;
     let backend = Backend::echo();
     let mut pop = Pop::before(&backend);

@@ -95,6 +95,34 @@ fn who_says_all_with_its_last_word_of_the_handshake_is_heard_to_the_end() {
 }
 
 #[test]
+fn who_has_said_all_and_is_gone_is_still_heard_to_the_end() {
+    let (go, may_read) = channel::<()>();
+    let may_read = Mutex::new(may_read);
+    let (heard, hears) = channel();
+    let backend = Backend::serving(move |mut stream| {
+        let _ = may_read.lock().unwrap().recv();
+        let mut bytes = Vec::new();
+        let end = stream.read_to_end(&mut bytes).map_err(|error| error.kind());
+        let _ = heard.send((bytes, end));
+    });
+    let pop = Pop::before(&backend);
+    for (number, version) in (1..).zip(VERSIONS) {
+        // So much is with the proxy at once.
+        let said = noise(8, 40_000);
+        let mut tls = pop.tls(version);
+        let from = tls.sock.local_addr().unwrap();
+        eventually("the backend has it", || (backend.accepted() == number).then_some(()));
+        tls.conn.writer().write_all(&said).unwrap();
+        say_end(&mut tls);
+        reset(tls.sock);
+        go.send(()).unwrap();
+        let (bytes, end) = hears.recv_timeout(PATIENCE).unwrap();
+        assert!(bytes == said && end.is_ok(), "{} bytes, {end:?}", bytes.len());
+        assert_eq!(pop.reason_of(from), "client_closed");
+    }
+}
+
+#[test]
 fn who_goes_in_the_midst_of_its_hello_is_not_waited_for() {
     let backend = Backend::echo();
     let pop = Pop::before(&backend);
