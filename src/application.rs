@@ -3,6 +3,7 @@
 pub mod account;
 pub mod admission;
 pub mod connect;
+pub mod http;
 pub mod locate;
 pub mod relay;
 pub mod route;

@@ -11,7 +11,7 @@ use super::certificates::{Certificates, Standing};
 use crate::adapters::inbound::listener::{self, Listener};
 use crate::application::proxy::ListenerRules;
 use crate::application::upstreams::{AppTable, Tables};
-use crate::config::{Config, ListenerTls, Protocols, Settings};
+use crate::config::{Mode, Config, ListenerTls, Protocols, Settings};
 use crate::domain::App;
 use crate::infrastructure::tls::Terminator;
 
@@ -63,6 +63,7 @@ struct Group {
     app: Option<App>,
     expects_header: bool,
     tls: ListenerTls,
+    http: bool,
     /// The protocols that it offers; `None` = as the settings say.
     alpn: Option<Protocols>,
 }
@@ -97,6 +98,7 @@ impl Listening {
             app: settings.app.clone(),
             expects_header: settings.proxy_protocol,
             tls,
+            http: settings.mode == Mode::Http,
             alpn: None,
         };
         let mut groups = Vec::new();
@@ -113,6 +115,8 @@ impl Listening {
                 app: listener.app.as_ref().or(usual).cloned(),
                 expects_header: listener.proxy_protocol,
                 tls: listener.tls,
+                http: listener.mode.unwrap_or(settings.mode) == Mode::Http
+                    && listener.tls != ListenerTls::Passthrough,
                 alpn: listener.alpn.clone(),
             }
         });
@@ -219,6 +223,7 @@ impl Listening {
                     table: app.and_then(|app| tables.get(app)).cloned(),
                     expects_header: group.expects_header,
                     passthrough: group.passes_through(),
+                    http: group.http,
                     tls: self.shown.get(number).cloned().flatten(),
                 }
             })

@@ -1,5 +1,6 @@
 //! What the configuration means to the data plane.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ pub(super) fn snapshot(
         listeners: Vec::new(),
         tables: Tables::new(),
         names: Arc::new(names(config)),
+        hosts: Arc::new(hosts(config)),
+        with_hosts: Arc::new(with_hosts(config)),
         trusted: Arc::new(settings.proxy_protocol_trusted.get().iter().map(|c| (*c, ())).collect()),
         admission: Arc::new(admission(settings, machine, rate)),
         geo,
@@ -82,6 +85,20 @@ fn names(config: &Config) -> HostMap<App> {
         rules.sni.iter().map(move |pattern| (pattern.clone(), app.clone()))
     });
     patterns.collect()
+}
+
+/// Which app the hosts of requests lead to.
+fn hosts(config: &Config) -> HostMap<App> {
+    let patterns = config.apps.iter().flat_map(|(app, rules)| {
+        rules.hosts.iter().map(move |pattern| (pattern.clone(), app.clone()))
+    });
+    patterns.collect()
+}
+
+/// Which apps have hosts.
+fn with_hosts(config: &Config) -> BTreeSet<App> {
+    let apps = config.apps.iter().filter(|(_, rules)| !rules.hosts.is_empty());
+    apps.map(|(app, _)| app.clone()).collect()
 }
 
 /// Where clients are.

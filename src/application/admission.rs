@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::time::Duration;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::account::Reason;
@@ -95,6 +96,7 @@ impl Admitted {
 pub fn admit(
     ip: IpAddr,
     guard: Option<ConnectionGuard>,
+    counts: bool,
     rules: &Rules,
     open: &ShutdownController,
     clients: &Arc<ClientCounts>,
@@ -110,11 +112,21 @@ pub fn admit(
         limit => Some(clients.try_guard(ip.into(), limit).ok_or(Reason::ClientCap)?),
     };
     // Last, so that who is refused for another reason pays nothing.
-    let too_often = rules.rate.as_ref().is_some_and(|rate| rate.refuses(ip, now));
+    let too_often = counts && rules.rate.as_ref().is_some_and(|rate| rate.refuses(ip, now));
     if too_often && !rules.rate.as_ref().is_some_and(|rate| rate.dry_run) {
         return Err(Reason::RateLimited);
     }
     Ok(Admitted { guard, too_often, client })
+}
+
+impl Rules {
+    /// How long a client that asks too often is to wait; `None` = it does not. What it asks for is
+    /// counted.
+    #[must_use]
+    pub fn limits(&self, ip: IpAddr, now: Time) -> Option<Duration> {
+        let rate = self.rate.as_ref().filter(|rate| rate.refuses(ip, now) && !rate.dry_run)?;
+        Some(rate.limiter.retry_after_at(ip, now))
+    }
 }
 
 impl Rate {
@@ -190,7 +202,7 @@ mod tests {
         let open = ShutdownController::new();
         let clients = Arc::new(ClientCounts::default());
         let admit_as = |ip: &str, guard| {
-            admit(ip.parse().unwrap(), guard, &rules, &open, &clients, Time::ZERO)
+            admit(ip.parse().unwrap(), guard, true, &rules, &open, &clients, Time::ZERO)
         };
         let come = |ip: &str| admit_as(ip, None);
 

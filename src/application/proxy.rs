@@ -5,6 +5,7 @@ mod arriving;
 mod ending;
 mod relaying;
 mod securing;
+mod serving;
 mod snapshot;
 mod upkeep;
 mod warming;
@@ -36,6 +37,7 @@ use crate::infrastructure::slab::{Key, Slab};
 use crate::infrastructure::{ConnectionGuard, ShutdownController};
 use arriving::Arriving;
 use relaying::Relaying;
+use serving::Serving;
 pub use snapshot::{ListenerRules, Snapshot};
 use upkeep::Forcing;
 use warming::Warming;
@@ -77,6 +79,8 @@ pub struct Proxy {
     in_order: VecDeque<Key>,
     /// Connections to backends that wait for a client.
     warm: HashMap<Key, Warming>,
+    /// Whose request each connection to a backend has, in http mode.
+    legs: HashMap<Key, Key>,
     no_warming_until: Time,
     number: usize,
     /// When dials are looked at again; those that are over are skipped.
@@ -140,6 +144,8 @@ enum Stage {
         destination: Option<SocketAddr>,
     },
     Relaying(Relaying),
+    /// It makes requests.
+    Serving(Box<Serving>),
     /// Never seen: what stands here while one becomes the other.
     Between,
 }
@@ -181,6 +187,7 @@ impl Proxy {
             arriving: HashMap::new(),
             in_order: VecDeque::new(),
             warm: HashMap::new(),
+            legs: HashMap::new(),
             no_warming_until: Time::ZERO,
             number,
             deadlines: BinaryHeap::new(),
@@ -243,7 +250,8 @@ impl Proxy {
         let (key, guard) = watched.unzip();
         let Shared { shutdown, clients, .. } = &*self.shared;
         let (ip, rules) = (comer.client.ip(), &snapshot.admission);
-        let admitted = match admission::admit(ip, guard, rules, shutdown, clients, now) {
+        let http = snapshot.listener(comer.listener).is_some_and(|rules| rules.http);
+        let admitted = match admission::admit(ip, guard, !http, rules, shutdown, clients, now) {
             Ok(admitted) => admitted,
             Err(reason) => {
                 self.ended.refused(reason, ip.into());
@@ -261,6 +269,9 @@ impl Proxy {
         }
         if let Some(terminator) = rules.and_then(|rules| rules.tls.as_ref()) {
             return self.await_handshake(comer, end, key, admitted, terminator, now);
+        }
+        if http {
+            return self.serve(comer, end, key, admitted, snapshot, now);
         }
         let table = rules.and_then(|rules| rules.table.as_ref());
         self.carry(comer, end, key, admitted, table, snapshot, now);
@@ -413,11 +424,15 @@ impl Proxy {
         let Some(mut connection) = self.connections.take(id) else {
             return match self.arriving.remove(&id) {
                 Some(arriving) => self.arrival_event(id, arriving, event, now),
-                None => self.warm_event(id, event, now),
+                None => match self.legs.get(&id).copied() {
+                    Some(client) => self.leg_event(client, (id, part), event, now),
+                    None => self.warm_event(id, event, now),
+                },
             };
         };
         self.connections.touch(id, ticks(now));
         match &mut connection.stage {
+            Stage::Serving(_) => self.serving_event(id, connection, (None, part), event, now),
             Stage::Dialing { client, .. } if part == CLIENT => {
                 client.note(event);
                 if event.failed() {

@@ -18,13 +18,12 @@ use crate::domain::App;
 use crate::domain::balance::Spill;
 use crate::domain::host::HostPattern;
 
-const HOSTS: &str = "routing by Host is not in this version; a listener serves one app";
 
 /// What holds for one app, where it differs from the settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AppConfig {
     /// Host names that lead to it.
-    pub hosts: Vec<String>,
+    pub hosts: Vec<HostPattern>,
     /// Names of servers that lead to it from a listener that passes TLS through.
     pub sni: Vec<HostPattern>,
     /// How far from home its clients may be served.
@@ -121,7 +120,6 @@ fn app(section: &Section<'_>, report: &mut Report) -> AppConfig {
         ],
         report,
     );
-    leave_out(section, report);
     let health = health(section, report);
     let ttl = section.value::<Whole<0, { table::YEAR }>>("affinity_ttl_secs", report);
     let idle = section.value::<Whole<1, { table::YEAR }>>("idle_timeout_secs", report);
@@ -183,11 +181,4 @@ fn health(section: &Section<'_>, report: &mut Report) -> HealthConfig {
         report.errors.push(health.error("host", "must be visible ASCII without spaces"));
     }
     config
-}
-
-/// Checks the keys that are for a later version, and notes those that ask for something.
-fn leave_out(section: &Section<'_>, report: &mut Report) {
-    if section.has("hosts") {
-        section.notice("hosts", HOSTS, report);
-    }
 }

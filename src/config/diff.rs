@@ -9,6 +9,7 @@ use super::resolve::{Effective, Origin};
 use super::setting::Setting;
 use super::value::{ListenerTls, Value};
 use super::{Config, ListenerConfig};
+use crate::domain::host::HostPattern;
 use crate::domain::region::Atlas;
 use crate::domain::{Backend, BackendId, Region};
 
@@ -162,7 +163,7 @@ fn app_keys(app: &AppConfig) -> [(&'static str, Option<String>); 12] {
     let HealthConfig { check_type, path, expected_status, host, port } = health;
     [
         ("sni", (!sni.is_empty()).then(|| sni.join(","))),
-        ("hosts", (!hosts.is_empty()).then(|| hosts.join(","))),
+        ("hosts", (!hosts.is_empty()).then(|| names(hosts))),
         ("spill", Some(spill.show())),
         ("affinity_ttl_secs", affinity_ttl_secs.map(|secs| secs.to_string())),
         ("idle_timeout_secs", idle_timeout_secs.map(|secs| secs.to_string())),
@@ -174,6 +175,10 @@ fn app_keys(app: &AppConfig) -> [(&'static str, Option<String>); 12] {
         ("health.host", host.clone()),
         ("health.port", port.map(|port| port.to_string())),
     ]
+}
+
+fn names(patterns: &[HostPattern]) -> String {
+    patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn regions(old: &Atlas, new: &Atlas, changes: &mut Vec<Change>) {
@@ -205,7 +210,8 @@ fn region(atlas: &Atlas, name: &Region) -> Option<String> {
 }
 
 fn shown(listener: &ListenerConfig) -> String {
-    let ListenerConfig { addr, app, proxy_protocol, tls, alpn } = listener;
+    let ListenerConfig { addr, app, mode, proxy_protocol, tls, alpn } = listener;
+    let mode = mode.map_or_else(String::new, |mode| format!(" ({})", mode.show()));
     let addrs: Vec<_> = addr.iter().map(ToString::to_string).collect();
     let app = app.as_ref().map_or_else(String::new, |app| format!(" (app {})", app.as_str()));
     let header = if *proxy_protocol { " (proxy_protocol)" } else { "" };
@@ -215,7 +221,7 @@ fn shown(listener: &ListenerConfig) -> String {
         ListenerTls::Passthrough => " (tls passthrough)",
     };
     let alpn = alpn.as_ref().map_or_else(String::new, |alpn| format!(" (alpn {})", alpn.show()));
-    format!("{}{app}{header}{tls}{alpn}", addrs.join(","))
+    format!("{}{app}{mode}{header}{tls}{alpn}", addrs.join(","))
 }
 
 /// The change of a list whose order counts: what is between its beginning and its end that are the

@@ -10,7 +10,7 @@ use super::document::Document;
 use super::error::Report;
 use super::list::{Addresses, Protocols};
 use super::section::Section;
-use super::table::{self, Settings};
+use super::table::Settings;
 use super::value::{ListenerTls, Mode};
 use crate::domain::cidr::Cidr;
 use crate::domain::region::Atlas;
@@ -28,6 +28,8 @@ pub struct ListenerConfig {
     /// The app that it serves; `None` = the registry's only one. When it passes TLS through: where
     /// those go whose server's name leads nowhere; `None` = they are refused.
     pub app: Option<App>,
+    /// What it carries; `None` = as the settings say.
+    pub mode: Option<Mode>,
     /// Whether each connection begins with a PROXY protocol header.
     pub proxy_protocol: bool,
     /// What it does with TLS.
@@ -107,14 +109,12 @@ fn listener(section: &Section<'_>, report: &mut Report) -> Option<ListenerConfig
     section.expect_only(&["addr", "app", "mode", "tls", "alpn", "proxy_protocol"], report);
     let addr: Option<Addresses> = section.required("addr", report);
     let app = section.value("app", report);
-    if section.value("mode", report) == Some(Mode::Http) {
-        section.notice("mode", table::HTTP, report);
-    }
+    let mode = section.value("mode", report);
     let tls: ListenerTls = section.value("tls", report).unwrap_or_default();
     let proxy_protocol = section.value("proxy_protocol", report).unwrap_or_default();
     let alpn = section.value("alpn", report);
     if alpn.is_some() && tls != ListenerTls::Terminate {
         report.errors.push(section.error("alpn", "must be given with tls = true only"));
     }
-    Some(ListenerConfig { addr: addr?.get().to_vec(), app, proxy_protocol, tls, alpn })
+    Some(ListenerConfig { addr: addr?.get().to_vec(), app, mode, proxy_protocol, tls, alpn })
 }

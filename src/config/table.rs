@@ -17,13 +17,12 @@ const HOUR: u32 = 3_600;
 const MANY: u32 = 1_000_000_000;
 
 // What it means that a group of settings is not in this version.
-pub(super) const HTTP: &str = "http mode is not in this version; bytes are carried as in tcp mode";
 const API: &str = "the control API is not in this version; nothing listens on the API address";
 
 settings! {
     listen_addr: Listen = "0.0.0.0:8080", EDGEPROXY_LISTEN_ADDR, "listen_addr", restart, now,
         "Addresses of the plain listener; `[::]` is dual-stack; `off` = there is none.";
-    mode: Mode = "tcp", EDGEPROXY_MODE, "mode", restart, later(HTTP, |s| s.mode == Mode::Http),
+    mode: Mode = "tcp", EDGEPROXY_MODE, "mode", restart, now,
         "What the plain and the TLS listener carry: tcp or http.";
     app: Option<App> = "-", EDGEPROXY_APP, "app", restart, now,
         "The app that this POP's listeners serve; needed when the registry holds several.";

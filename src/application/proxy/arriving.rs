@@ -213,6 +213,9 @@ impl Proxy {
                 }
                 comer.name = handshake.name;
                 let snapshot = self.shared.snapshot.load_full();
+                if snapshot.listener(comer.listener).is_some_and(|rules| rules.http) {
+                    return self.serve(comer, end, Some(id), admitted, &snapshot, now);
+                }
                 let table = snapshot.table_of(comer.name.as_deref(), comer.listener);
                 self.carry(comer, end, Some(id), admitted, table, &snapshot, now);
             }

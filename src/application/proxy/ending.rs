@@ -32,6 +32,9 @@ impl Proxy {
 
     /// The end of a connection, whatever its stage.
     pub(super) fn end(&mut self, id: Key, connection: Box<Connection>, reason: Reason, now: Time) {
+        if matches!(connection.stage, Stage::Serving(_)) {
+            return self.leave(id, connection, reason, now);
+        }
         self.connections.free(id);
         let Connection { client, name, location, accepted, stage, admitted, .. } = *connection;
         let mut record = Record::new(client, reason);
@@ -42,7 +45,7 @@ impl Proxy {
         let table = match &stage {
             Stage::Dialing { dial, .. } => snapshot.tables.get(dial.app()),
             Stage::Relaying(relaying) => snapshot.tables.get(&relaying.slot.upstream().app),
-            Stage::Between => None,
+            Stage::Serving(_) | Stage::Between => None,
         };
         match stage {
             Stage::Dialing { client: end, dial, .. } => {
@@ -51,7 +54,7 @@ impl Proxy {
                 tell_of_tls(&mut record, &end);
                 end.reset();
             }
-            Stage::Between => {}
+            Stage::Serving(_) | Stage::Between => {}
             Stage::Relaying(mut relaying) => {
                 relaying.count(&self.shared.meters, self.share);
                 relaying.has_ended(reason, self.share, now);

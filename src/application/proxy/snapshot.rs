@@ -1,5 +1,6 @@
 //! What all workers go by.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,10 @@ pub struct Snapshot {
     pub tables: Tables,
     /// The apps that names of servers lead to.
     pub names: Arc<HostMap<App>>,
+    /// The apps that hosts of requests lead to.
+    pub hosts: Arc<HostMap<App>>,
+    /// The apps that have hosts.
+    pub with_hosts: Arc<BTreeSet<App>>,
     /// Peers whose PROXY protocol headers are believed.
     pub trusted: Arc<CidrMap<()>>,
     /// Who may come in.
@@ -44,6 +49,8 @@ pub struct ListenerRules {
     pub expects_header: bool,
     /// Whether the server's name of TLS says which app is asked for; `table` is for other names.
     pub passthrough: bool,
+    /// Whether clients make requests, rather than speak anything at all.
+    pub http: bool,
     /// Ends TLS, where that is done here.
     pub tls: Option<Arc<Terminator>>,
 }
@@ -58,6 +65,17 @@ impl Snapshot {
     pub(super) fn table_of(&self, name: Option<&str>, listener: u16) -> Option<&Arc<AppTable>> {
         let named = name.and_then(|name| self.tables.get(self.names.get(name)?));
         named.or_else(|| self.listener(listener)?.table.as_ref())
+    }
+
+    /// The table of the app that a host leads to; `None` when it leads nowhere. Where the listener's app
+    /// has no hosts of its own, it has all others'.
+    pub(super) fn app_of(&self, host: Option<&str>, listener: u16) -> Option<Option<&Arc<AppTable>>> {
+        if let Some(app) = host.and_then(|host| self.hosts.get(host)) {
+            return Some(self.tables.get(app));
+        }
+        let table = self.listener(listener)?.table.as_ref();
+        let has_hosts = table.is_some_and(|table| self.with_hosts.contains(&table.name));
+        (!has_hosts).then_some(table)
     }
 
     pub(super) fn listener(&self, listener: u16) -> Option<&ListenerRules> {

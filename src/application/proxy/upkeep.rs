@@ -82,6 +82,9 @@ impl Proxy {
                 Stage::Relaying(relaying) if relaying.slot.upstream().number == backend => {
                     self.end(id, connection, Reason::Killed, now);
                 }
+                Stage::Serving(serving) if serving.backend() == Some(backend) => {
+                    self.end(id, connection, Reason::Killed, now);
+                }
                 _ => self.connections.put(id, connection),
             }
         }
@@ -92,6 +95,9 @@ impl Proxy {
             return;
         }
         let Some(mut connection) = self.connections.take(id) else { return };
+        if matches!(connection.stage, Stage::Serving(_)) {
+            return self.serving_time(id, connection, now);
+        }
         let Stage::Dialing { dial, .. } = &mut connection.stage else {
             return self.connections.put(id, connection);
         };
@@ -130,8 +136,13 @@ impl Proxy {
             let Some(age) = self.connections.age(id) else { continue };
             let Some(mut connection) = self.connections.take(id) else { continue };
             let accepted = connection.accepted;
+            let idle = tick.wrapping_sub(age.touched) > age.may_idle;
             let Stage::Relaying(relaying) = &mut connection.stage else {
-                self.connections.put(id, connection);
+                if idle && matches!(connection.stage, Stage::Serving(_)) {
+                    self.end(id, connection, Reason::Idle, now);
+                } else {
+                    self.connections.put(id, connection);
+                }
                 continue;
             };
             // Both moments are rounded down to ticks, so that equal is not yet enough.

@@ -106,7 +106,7 @@ impl End {
     }
 
     /// What TLS has decrypted before anybody could take it.
-    pub(super) fn take_early(&mut self) -> Vec<u8> {
+    pub fn take_early(&mut self) -> Vec<u8> {
         self.tls.as_mut().map(|session| session.take_early()).unwrap_or_default()
     }
 
@@ -124,6 +124,27 @@ impl End {
         }
         self.watched.writes = true;
         Some((&self.socket, self.watched))
+    }
+
+    /// Whether something can be written.
+    #[must_use]
+    pub const fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Has the end that was read be read once more, behind what came before it.
+    pub const fn ends_again(&mut self) {
+        self.readable = true;
+    }
+
+    /// What the reactor should tell of it from now on, when that is not what it tells.
+    pub fn rewatch(&mut self, reads: bool) -> Option<(&OwnedFd, Interest)> {
+        let wanted = Interest { reads, writes: self.watched.writes || !self.writable };
+        if wanted == self.watched {
+            return None;
+        }
+        self.watched = wanted;
+        Some((&self.socket, wanted))
     }
 
     /// Whether there may be something to read.
@@ -271,7 +292,7 @@ impl End {
     ///
     /// # Errors
     /// When the peer is gone.
-    pub(super) fn write(
+    pub fn write(
         &mut self,
         bytes: &[u8],
         last: bool,
@@ -346,7 +367,7 @@ impl End {
     }
 
     /// Whether the peer's end may be somebody else's: it did not say that it was the end.
-    pub(super) fn is_cut_off(&self) -> bool {
+    pub fn is_cut_off(&self) -> bool {
         self.tls.as_ref().is_some_and(|session| !session.peer_closed())
     }
 
@@ -375,7 +396,7 @@ impl End {
     ///
     /// # Errors
     /// When the peer is gone.
-    pub(super) fn say_end(&mut self, sealed: &mut Vec<u8>) -> Result<()> {
+    pub fn say_end(&mut self, sealed: &mut Vec<u8>) -> Result<()> {
         if self.has_end_to_say() {
             self.write(&[], true, sealed)?;
         }
@@ -383,7 +404,7 @@ impl End {
     }
 
     /// Nothing more is sent. It fails only when the peer is gone, and then reading finds out.
-    pub(super) fn shut_down(&self) {
+    pub fn shut_down(&self) {
         let _ = shutdown(&self.socket, Shutdown::Write);
     }
 

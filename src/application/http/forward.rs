@@ -1,0 +1,183 @@
+//! Heads, rewritten for the other side: without what is for one hop only (RFC 9110, 7.6.1), with what
+//! the next must know.
+
+use std::io::Write;
+use std::net::IpAddr;
+
+use crate::infrastructure::http1::{Field, Framing, Request, Response, Target, elements};
+
+/// Our name in `Via`.
+const PSEUDONYM: &str = "edge-proxy";
+
+/// Fields that are for one hop, besides those that `Connection` names. `Upgrade` is put back where it
+/// is granted.
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "content-length",
+];
+
+/// What a client says of itself and of who asked before it, which is believed of nobody.
+const ABOUT_CLIENTS: [&str; 8] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-real-ip",
+];
+
+/// What a backend is told of a request besides what the client says.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// Who asks.
+    pub client: IpAddr,
+    /// Whether the client came by TLS.
+    pub secured: bool,
+    /// By which the request is known (W3C Trace Context: 16 bytes, not all zero).
+    pub trace: [u8; 16],
+    /// Whether the connection is to be kept.
+    pub keeps: bool,
+}
+
+/// What is passed on of a response.
+#[derive(Clone, Copy, Debug)]
+pub struct Passed {
+    /// How its body is framed for the client.
+    pub framing: Framing,
+    /// Whether the client's connection goes on afterwards.
+    pub keeps: bool,
+    /// Whether the client is of HTTP/1.1.
+    pub is_11: bool,
+    /// Whether the connection changes its protocol.
+    pub upgrades: bool,
+}
+
+/// Writes the head that a backend gets.
+pub fn request_head(request: &Request<'_, '_>, about: &About, out: &mut Vec<u8>) {
+    let path = match request.target {
+        Target::Origin(path) => path,
+        Target::Asterisk => "*",
+    };
+    line(out, &[request.method.as_bytes(), b" ", path.as_bytes(), b" HTTP/1.1"]);
+    if let Some(authority) = request.authority {
+        field(out, "host", &[authority.as_bytes()]);
+    }
+    let mut traced = false;
+    for sent in end_to_end(request.fields) {
+        let is = |name: &&str| sent.name.eq_ignore_ascii_case(name);
+        if is(&"host") || ABOUT_CLIENTS.iter().any(|name| is(&name)) {
+            continue;
+        }
+        traced |= is(&"traceparent");
+        field(out, sent.name, &[sent.value]);
+    }
+    framed(request.framing, out);
+    if let Some(protocol) = request.upgrade {
+        field(out, "connection", &[b"upgrade"]);
+        field(out, "upgrade", &[protocol.as_bytes()]);
+    } else if !about.keeps {
+        field(out, "connection", &[b"close"]);
+    }
+    let version: &[u8] = if request.is_11 { b"1.1 " } else { b"1.0 " };
+    field(out, "via", &[version, PSEUDONYM.as_bytes()]);
+    let proto: &[u8] = if about.secured { b"https" } else { b"http" };
+    let client = about.client.to_canonical();
+    // Writing to memory cannot fail.
+    let _ = write!(out, "x-forwarded-for: {client}\r\n");
+    field(out, "x-forwarded-proto", &[proto]);
+    let node = match client {
+        IpAddr::V4(v4) => format!("for={v4}"),
+        IpAddr::V6(v6) => format!("for=\"[{v6}]\""),
+    };
+    match request.authority {
+        Some(host) => {
+            field(out, "x-forwarded-host", &[host.as_bytes()]);
+            field(out, "forwarded", &[node.as_bytes(), b";proto=", proto, b";host=\"", host.as_bytes(), b"\""]);
+        }
+        None => field(out, "forwarded", &[node.as_bytes(), b";proto=", proto]),
+    }
+    if !traced {
+        let trace = u128::from_be_bytes(about.trace);
+        let parent = trace as u64 | 1;
+        let _ = write!(out, "traceparent: 00-{trace:032x}-{parent:016x}-00\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes the head that a client gets.
+pub fn answer_head(response: &Response<'_, '_>, passed: Passed, out: &mut Vec<u8>) {
+    let _ = write!(out, "HTTP/1.1 {} {}\r\n", response.status, response.reason);
+    for sent in end_to_end(response.fields) {
+        field(out, sent.name, &[sent.value]);
+    }
+    if passed.upgrades {
+        field(out, "connection", &[b"upgrade"]);
+        for sent in response.fields.iter().filter(|sent| sent.name.eq_ignore_ascii_case("upgrade")) {
+            field(out, "upgrade", &[sent.value]);
+        }
+    } else if response.status >= 200 {
+        match passed.framing {
+            // How long it would be, to a HEAD or where nothing has changed.
+            Framing::None => {
+                for sent in response.fields.iter().filter(|sent| sent.name.eq_ignore_ascii_case("content-length")) {
+                    field(out, "content-length", &[sent.value]);
+                }
+            }
+            framing => framed(framing, out),
+        }
+        match (passed.keeps, passed.is_11) {
+            (false, _) => field(out, "connection", &[b"close"]),
+            (true, false) => field(out, "connection", &[b"keep-alive"]),
+            (true, true) => {}
+        }
+    }
+    field(out, "via", &[b"1.1 ", PSEUDONYM.as_bytes()]);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn framed(framing: Framing, out: &mut Vec<u8>) {
+    match framing {
+        Framing::None | Framing::UntilClose => {}
+        Framing::Length(length) => {
+            let _ = write!(out, "content-length: {length}\r\n");
+        }
+        Framing::Chunked => field(out, "transfer-encoding", &[b"chunked"]),
+    }
+}
+
+/// The fields that are not for this hop alone.
+fn end_to_end<'h, 'b>(fields: &'h [Field<'b>]) -> impl Iterator<Item = &'h Field<'b>> {
+    let named = move |name: &str| {
+        fields
+            .iter()
+            .filter(|field| field.name.eq_ignore_ascii_case("connection"))
+            .flat_map(|field| elements(field.value))
+            .any(|item| item.eq_ignore_ascii_case(name.as_bytes()))
+    };
+    let has_options = fields.iter().any(|field| field.name.eq_ignore_ascii_case("connection"));
+    fields.iter().filter(move |field| {
+        let is_hop = HOP_BY_HOP.iter().any(|name| field.name.eq_ignore_ascii_case(name));
+        // What a message cannot do without is nobody's to take out.
+        let is_needed = field.name.eq_ignore_ascii_case("host");
+        !is_hop && (is_needed || !has_options || !named(field.name))
+    })
+}
+
+fn line(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+    out.extend_from_slice(b"\r\n");
+}
+
+fn field(out: &mut Vec<u8>, name: &str, value: &[&[u8]]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    line(out, value);
+}
