@@ -129,10 +129,10 @@ fn a_message_that_grows_and_grows_is_not_kept() {
 }
 
 #[test]
-fn an_alert_before_a_hello_is_an_end() {
+fn a_fatal_alert_before_a_hello_is_an_end() {
     let backend = Backend::echo();
     let mut pop = Pop::before(&backend);
-    for alert in [[1, 0], [FATAL, 40], [FATAL, 80]] {
+    for alert in [[FATAL, 40], [FATAL, 80]] {
         let (_, from) = answer(&pop, &record(ALERT, &alert));
         assert_eq!(pop.reason_of(from), "tls_failed");
     }
