@@ -111,7 +111,7 @@ fn a_message_that_grows_and_grows_is_not_kept() {
     let mut pop = Pop::before(&backend);
     // What follows the hello of TLS 1.2 is not sealed: 55 KiB of a message of 64 KiB.
     let hello = to_send(&mut connection(&Arc::new(pop.config(&TLS12))));
-    let message = [&[16, 0, 255, 255][..], &[0; 55 << 10]].concat();
+    let message = [&[16, 0, 255, 255][..], &vec![0; 55 << 10]].concat();
     let records: Vec<u8> =
         message.chunks(16 << 10).flat_map(|piece| record(HANDSHAKE, piece)).collect();
     let mut client = pop.client();
