@@ -297,8 +297,10 @@ impl Proxy {
         why: (Option<&AppTable>, Location, Reason),
         now: Time,
     ) {
+        let mut record = Record::new(comer.client, why.2);
+        ending::tell_of_tls(&mut record, &end);
         end.reset();
-        self.refuse(comer, key, why, now);
+        self.refuse(comer, key, (why.0, why.1), record, now);
     }
 
     /// Counts and logs one that is refused.
@@ -306,13 +308,13 @@ impl Proxy {
         &mut self,
         comer: &Comer,
         key: Option<Key>,
-        (table, location, reason): (Option<&AppTable>, Location, Reason),
+        (table, location): (Option<&AppTable>, Location),
+        mut record: Record,
         now: Time,
     ) {
         if let Some(key) = key {
             self.connections.free(key);
         }
-        let mut record = Record::new(comer.client, reason);
         record.country = location.country;
         record.server_name.clone_from(&comer.name);
         record.total = now.since(comer.accepted);

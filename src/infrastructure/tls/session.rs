@@ -4,6 +4,7 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -11,7 +12,7 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig};
 
-use super::leaf::name_of;
+use super::leaf::{is_valid_at, name_of};
 
 /// The most plaintext in one record, in bytes (RFC 8446, 5.1).
 const RECORD: usize = 16 << 10;
@@ -228,6 +229,12 @@ impl Session {
     #[must_use]
     pub fn peer_name(&self) -> Option<String> {
         name_of(self.peer_certificate()?)
+    }
+
+    /// Whether that certificate is not valid any more at `now` (time since the Unix epoch).
+    #[must_use]
+    pub fn peer_has_expired(&self, now: Duration) -> bool {
+        self.peer_certificate().is_some_and(|certificate| !is_valid_at(certificate, now))
     }
 
     /// The certificate with which the peer has shown who it is.
