@@ -188,7 +188,7 @@ fn one_that_stalls_gets_company_after_half_a_second_and_fails_when_the_time_is_u
     assert_eq!(edge.visit().unwrap().served_by, "good");
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(400) && took < Duration::from_secs(1), "{took:?}");
-    edge.wait_for_log("no answer for 500ms");
+    edge.wait_for_log("dial failed (no answer for 50");
     assert_eq!(edge.visit().unwrap().served_by, "good");
     eventually("it is counted", || (failures(&edge, "timeout") >= 1).then_some(()));
 
