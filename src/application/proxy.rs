@@ -422,7 +422,8 @@ impl Proxy {
         match &mut connection.stage {
             Stage::Dialing { client, .. } if part == CLIENT => {
                 client.note(event);
-                if event.failed() {
+                // One that has said all in TLS and gone resets what it is told: it is still heard.
+                if event.failed() && client.tls().is_none() {
                     self.end(id, connection, Reason::ClientReset, now);
                 } else {
                     self.connections.put(id, connection);

@@ -27,7 +27,7 @@ use crate::infrastructure::slab::Key;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest handshake: two round trips of a slow network, with segments lost on the way.
 const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
-/// Most that one worker waits for. A handshake holds about 10 KiB; and who comes in a flood of those that
+/// Most that one worker waits for. A handshake holds about 10 KiB, 40 at most; and who comes in a flood of those that
 /// never say anything is served all the same, since the one that has waited longest goes.
 const MOST: usize = 8_192;
 

@@ -14,6 +14,10 @@ use crate::infrastructure::client_hello::{self, Outcome, Wrong};
 use crate::infrastructure::slab::Key;
 use crate::infrastructure::tls::{Policy, Session, Terminator};
 
+/// Most that is kept of what a client says in the midst of its handshake, in bytes: a chain of certificates
+/// with keys that withstand quantum computers has about 20 thousand.
+const LONGEST_FLIGHT: usize = 32 << 10;
+
 /// A handshake that has begun.
 pub(super) struct Handshake {
     terminator: Arc<Terminator>,
@@ -69,6 +73,9 @@ impl Handshake {
         }
         match end.handshake(tools) {
             Ok(true) => Look::Secured,
+            Ok(false) if end.tls().is_some_and(|tls| tls.unread() > LONGEST_FLIGHT) => {
+                failed(&Failed::TooLong)
+            }
             Ok(false) => Look::Waits,
             Err(Failed::Socket(_)) => Look::Ends(Reason::ClientReset),
             Err(error) => failed(&error),

@@ -35,6 +35,8 @@ pub struct Session {
     incoming: Vec<u8>,
     /// What came behind the handshake, before anybody could take it.
     early: Vec<u8>,
+    /// Why it cannot go on.
+    failure: Option<Error>,
     /// Whether the peer was told that nothing follows.
     closed: bool,
 }
@@ -88,13 +90,25 @@ impl Session {
 
     fn new(machine: Machine) -> Self {
         let (incoming, early) = (Vec::new(), Vec::new());
-        Self { machine, said: Said::default(), incoming, early, closed: false }
+        Self { machine, said: Said::default(), incoming, early, failure: None, closed: false }
     }
 
     /// Whether the handshake is over.
     #[must_use]
     pub fn is_open(&self) -> bool {
         !self.machine.is_handshaking()
+    }
+
+    /// Why nothing more can be taken up, if so.
+    #[must_use]
+    pub const fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
+    }
+
+    /// How many bytes are kept of what is not whole.
+    #[must_use]
+    pub const fn unread(&self) -> usize {
+        self.incoming.len()
     }
 
     /// Whether the peer has said that nothing follows.
@@ -124,6 +138,7 @@ impl Session {
         };
         // The alert is the last that is said.
         self.closed |= taken.is_err();
+        self.failure = taken.as_ref().err().cloned();
         let taken = taken?;
         // After the end nothing counts.
         if taken < arrived.len() && !self.said.peer_closed {
