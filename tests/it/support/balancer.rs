@@ -1,4 +1,4 @@
-//! `HAProxy` and nginx, before an edge or behind it: their own files, their own port, gone with the
+//! `HAProxy`, nginx and OpenSSL, before an edge or behind it: their own files, their own port, gone with the
 //! test.
 
 use std::fs;
@@ -47,6 +47,14 @@ impl Balancer {
         Self::start("nginx", port, &text, |command, file| {
             let folder = file.parent().expect("a folder");
             command.arg("-p").arg(folder).args(["-e", "stderr", "-c"]).arg(file);
+        })
+    }
+
+    /// `openssl s_server` listening at `port`.
+    pub fn openssl(port: Refusing, arguments: &[&str]) -> Self {
+        let accept = port.addr().to_string();
+        Self::start("openssl", port, "", |command, _| {
+            command.args(["s_server", "-accept", &accept]).args(arguments);
         })
     }
 

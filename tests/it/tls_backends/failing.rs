@@ -2,13 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::peers::{Pki, Secured, accept, echo};
 use super::trusting;
-use crate::support::{Backend, Edge, Row, Site, reset};
+use crate::support::{Backend, Edge, Row, Site, eventually, reset};
 
 /// A bad backend, which everybody goes to first, and a good one in another region.
 fn bad_before_good(pki: &Pki, site: Site, bad: SocketAddr, good: SocketAddr) -> Edge {
@@ -25,6 +25,9 @@ fn failures(edge: &Edge, reason: &str) -> u64 {
     edge.metrics().sum("edgeproxy_dial_failures_total", &labels)
 }
 
+/// What a backend does with a connection.
+type Manner = Box<dyn Fn(TcpStream) + Send + Sync>;
+
 /// Reads the client's hello, or as much as has come.
 fn hears(stream: &mut TcpStream) {
     let _ = stream.read(&mut [0; 4_096]);
@@ -34,13 +37,7 @@ fn hears(stream: &mut TcpStream) {
 fn whatever_a_backend_does_in_place_of_a_handshake_its_client_gets_the_next() {
     let pki = Pki::new();
     let good = Secured::named("good", pki.server());
-    let strange = Pki::new().server();
-    let half: fn(&mut TcpStream) = |stream| {
-        // The head of a record, and no more.
-        let _ = stream.write_all(&[22, 3, 3, 1, 0, 2]);
-    };
-    type Manner = Box<dyn Fn(TcpStream) + Send + Sync>;
-    let strange = Arc::new(strange);
+    let strange = Arc::new(Pki::new().server());
     let manners: [(&str, &str, Manner); 6] = [
         (
             "speaks plainly",
@@ -67,9 +64,10 @@ fn whatever_a_backend_does_in_place_of_a_handshake_its_client_gets_the_next() {
         (
             "closes in a record",
             "TLS: the connection was closed during the handshake",
-            Box::new(move |mut stream| {
+            Box::new(|mut stream| {
                 hears(&mut stream);
-                half(&mut stream);
+                // The head of a record, and the first byte of what is in it.
+                let _ = stream.write_all(&[22, 3, 3, 1, 0, 2]);
             }),
         ),
         (
@@ -83,7 +81,7 @@ fn whatever_a_backend_does_in_place_of_a_handshake_its_client_gets_the_next() {
         (
             "is a stranger",
             "TLS: invalid peer certificate: UnknownIssuer",
-            Box::new(move |stream| drop(accept(&strange, stream, &Default::default()))),
+            Box::new(move |stream| drop(accept(&strange, stream, &Mutex::default()))),
         ),
     ];
     for (what, why, manner) in manners {
@@ -99,8 +97,10 @@ fn whatever_a_backend_does_in_place_of_a_handshake_its_client_gets_the_next() {
         assert_eq!(&edge.access_of_addr(addr)["tries"], "2", "{what}");
         let warning = edge.wait_for_log("dial failed (");
         assert!(warning.contains("bad") && warning.contains(why), "{what}: {warning}");
-        let reason = if what == "resets" { "other" } else { "tls" };
-        assert!(failures(&edge, "tls") + failures(&edge, reason) >= 1, "{what}");
+        let counted = failures(&edge, "tls");
+        // The system may tell of a reset before it is read.
+        let counted = if what == "resets" { counted + failures(&edge, "other") } else { counted };
+        assert!(counted >= 1, "{what}");
         // It ranks last now.
         let visit = edge.visit().unwrap();
         let addr = visit.client.addr();
@@ -188,16 +188,12 @@ fn one_that_stalls_gets_company_after_half_a_second_and_fails_when_the_time_is_u
     assert_eq!(edge.visit().unwrap().served_by, "good");
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(400) && took < Duration::from_secs(1), "{took:?}");
-    edge.wait_for_log("no answer for 500ms");
+    edge.wait_for_log("dial failed (no answer for 50");
     assert_eq!(edge.visit().unwrap().served_by, "good");
-    let timeouts = || failures(&edge, "timeout");
-    crate::support::eventually("it is counted", || (timeouts() >= 1).then_some(()));
+    eventually("it is counted", || (failures(&edge, "timeout") >= 1).then_some(()));
 
     // With nobody else the client is told when the time is up.
-    let alone = super::before(&pki, bad.addr());
-    drop(edge);
     let site = Site::new().env("EDGEPROXY_POOL_CONNECT_TIMEOUT_SECS", "1");
-    drop(alone);
     let edge = site.toml(&trusting(&pki)).backend(Row::new("bad", bad.addr())).start();
     let begun = Instant::now();
     assert_eq!(&edge.refusal_of("127.0.0.1")["reason"], "connect_failed");
@@ -211,13 +207,16 @@ fn a_breaker_opens_on_handshakes_that_fail() {
     let edge = Site::new()
         .with_metrics()
         .env("EDGEPROXY_CIRCUIT_BREAKER_ENABLED", "true")
-        .env("EDGEPROXY_CIRCUIT_FAILURE_THRESHOLD", "3")
+        .env("EDGEPROXY_CIRCUIT_FAILURE_THRESHOLD", "12")
         .toml(&trusting(&pki))
         .backend(Row::new("bad", bad.addr()))
         .start();
-    for _ in 0..3 {
+    // More than probes make in all of a test's patience.
+    for _ in 0..12 {
         assert!(edge.visit().is_err());
     }
-    edge.wait_for_log("circuit");
-    assert!(failures(&edge, "tls") >= 3);
+    edge.metrics_when("it is open", |metrics| {
+        metrics.value("edgeproxy_breaker_state", &[("backend", "bad")]) == 2
+    });
+    assert!(failures(&edge, "tls") >= 12);
 }

@@ -11,12 +11,15 @@ use super::peers::{Peer, Pki, accept, echo};
 use super::{front, trusting};
 use crate::support::{Backend, Balancer, PATIENCE, Refusing, Row, Site, read_answer};
 
+/// Each with its type.
+type Extensions = Vec<(u8, Vec<u8>)>;
+
 /// A header of version 2, taken apart.
 #[derive(Debug)]
-pub struct Told {
-    pub command: u8,
-    pub source: Option<SocketAddr>,
-    pub extensions: Vec<(u8, Vec<u8>)>,
+struct Told {
+    command: u8,
+    source: Option<SocketAddr>,
+    extensions: Extensions,
 }
 
 impl Told {
@@ -40,14 +43,14 @@ impl Told {
     }
 
     /// What is said of the client's TLS, and of its parts.
-    fn tls(&self) -> Option<(u8, u32, Vec<(u8, Vec<u8>)>)> {
+    fn tls(&self) -> Option<(u8, u32, Extensions)> {
         let said = self.extension(0x20)?;
         let verify = u32::from_be_bytes(said[1..5].try_into().unwrap());
         Some((said[0], verify, extensions(&said[5..])))
     }
 }
 
-fn extensions(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+fn extensions(mut bytes: &[u8]) -> Extensions {
     let mut all = Vec::new();
     while let [kind, high, low, rest @ ..] = bytes {
         let (value, next) = rest.split_at(usize::from(u16::from_be_bytes([*high, *low])));

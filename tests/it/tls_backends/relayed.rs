@@ -43,8 +43,7 @@ impl Four {
         );
         let front = front(&pki, site, &tables, "app = \"web\"");
         let client = Arc::new(pki.client(None));
-        let (_plain, _secured) = (plain, secured);
-        Self { front, client, plain_to_secured, secured_to_plain, _plain, _secured }
+        Self { front, client, plain_to_secured, secured_to_plain, _plain: plain, _secured: secured }
     }
 
     /// Where clients come, whether with TLS, and whether the backend has it.

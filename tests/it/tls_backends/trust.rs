@@ -1,9 +1,13 @@
 //! Whose certificates are taken, and what is said of those that are not.
 
+use std::io::Write;
+use std::sync::Arc;
+
 use rcgen::{BasicConstraints, IsCa, date_time_ymd};
+use rustls::ServerConnection;
 
 use super::peers::{Identity, Peer, Pki, Secured, TLS12, TLS13, self_signed};
-use crate::support::{Client, Edge, Refusing, Row, Site, eventually};
+use crate::support::{Backend, Balancer, Client, Edge, PATIENCE, Refusing, Row, Site, eventually};
 
 /// A backend, what the configuration says of it, and whether it serves or why not.
 struct Case {
@@ -169,4 +173,68 @@ fn what_is_not_checked_is_warned_about_at_the_start_and_at_a_reload() {
     edge.reload("[app.web.tls]\nverify = false\nname = \"localhost\"");
     edge.wait_until_logged(2, warning);
     edge.visit().unwrap();
+}
+
+#[test]
+fn openssl_asks_for_our_certificate_and_takes_it_in_either_version() {
+    let pki = Pki::new();
+    let (own, ours) = (pki.issue(&["back.test"]), pki.issue(&["edge.test"]));
+    let (chain, key) = (pki.file("own.pem", &own.chain), pki.file("own.key", &own.key));
+    let root = pki.root();
+    for version in ["-tls1_3", "-tls1_2"] {
+        let strict = ["-Verify", "1", "-verify_return_error", "-CAfile", &root];
+        let arguments = [version, "-cert", &chain, "-key", &key, "-rev", "-quiet"];
+        let openssl = Balancer::openssl(Refusing::new(), &[&arguments[..], &strict].concat());
+        let edge = Site::new()
+            .toml(&format!("{}name = \"back.test\"", super::trusting(&pki)))
+            .toml(&format!("cert = \"{}\"", pki.file("edge.pem", &ours.chain)))
+            .toml(&format!("key = \"{}\"", pki.file("edge.key", &ours.key)))
+            .backend(Row::new("a", openssl.addr()))
+            .start();
+        for _ in 0..3 {
+            let mut client = edge.client();
+            client.stream.write_all(b"hello\n").unwrap();
+            assert_eq!(client.greeting().unwrap(), "olleh", "{version}");
+            // It serves one after the other.
+            client.finish();
+            client.rest().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_handshake_is_as_long_as_it_likes_and_in_pieces_as_small() {
+    let pki = Pki::new();
+    let short = pki.issue(&["127.0.0.1"]);
+    let chain = |certificates: usize| {
+        let more: String = (1..certificates).map(|_| pki.issue(&["other.test"]).chain).collect();
+        Identity { chain: format!("{}{more}", short.chain), key: short.key.clone() }
+    };
+    // The last are too many for a buffer of the edge's, and for one record by far.
+    for (certificates, piece) in [(1, 1), (1, 7), (40, 1_000), (100, 100_000), (130, 3_000)] {
+        for versions in [TLS13, TLS12] {
+            let config = Arc::new(chain(certificates).server(versions));
+            let backend = Backend::serving(move |mut stream| {
+                stream.set_nodelay(true).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                let mut server = ServerConnection::new(Arc::clone(&config)).unwrap();
+                while server.is_handshaking() {
+                    server.read_tls(&mut stream).unwrap();
+                    server.process_new_packets().unwrap();
+                    let mut flight = Vec::new();
+                    while server.wants_write() {
+                        server.write_tls(&mut flight).unwrap();
+                    }
+                    for piece in flight.chunks(piece) {
+                        stream.write_all(piece).unwrap();
+                    }
+                }
+                let stream = rustls::StreamOwned::new(server, stream);
+                super::peers::echo(&mut Peer::Server(Box::new(stream)));
+            });
+            let edge = super::before(&pki, backend.addr());
+            let what = format!("{certificates} in pieces of {piece}, {versions:?}");
+            edge.client().echo("hello").unwrap_or_else(|error| panic!("{what}: {error}"));
+        }
+    }
 }
