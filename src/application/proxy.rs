@@ -420,7 +420,8 @@ impl Proxy {
         match &mut connection.stage {
             Stage::Dialing { client, .. } if part == CLIENT => {
                 client.note(event);
-                if event.failed() {
+                // What one that comes by TLS has said last is behind its tickets, and not lost.
+                if event.failed() && client.tls().is_none() {
                     self.end(id, connection, Reason::ClientReset, now);
                 } else {
                     self.connections.put(id, connection);
