@@ -4,14 +4,17 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
 
 use crate::application::proxy::Shared;
 use crate::application::upstreams::{PROBE_TIME, Upstream};
 use crate::clock;
 use crate::domain::time::Time;
+use crate::infrastructure::health_checker::own_header;
 use crate::infrastructure::meters::DialFailure;
 
 /// Dials made at once.
@@ -103,16 +106,37 @@ impl Probing {
     }
 
     async fn dial(&self, upstream: &Upstream) -> Result<(), DialFailure> {
-        match tokio::time::timeout(PROBE_TIME, TcpStream::connect(upstream.addr)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(match error.kind() {
-                ErrorKind::ConnectionRefused => DialFailure::Refused,
-                ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-                    DialFailure::Unreachable
-                }
-                _ => DialFailure::Other,
-            }),
+        // Boxed, so that those who have no TLS do not carry its state.
+        match tokio::time::timeout(PROBE_TIME, Box::pin(self.reach(upstream))).await {
+            Ok(reached) => reached,
             Err(_) => Err(DialFailure::Timeout),
+        }
+    }
+
+    /// Opens a connection as a client's dial does, up to the end of the handshake where there is TLS.
+    async fn reach(&self, upstream: &Upstream) -> Result<(), DialFailure> {
+        let opened = TcpStream::connect(upstream.addr).await;
+        let mut stream = opened.map_err(|error| match error.kind() {
+            ErrorKind::ConnectionRefused => DialFailure::Refused,
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => DialFailure::Unreachable,
+            _ => DialFailure::Other,
+        })?;
+        let rules = self.shared.snapshot.load().tables.get(&upstream.app).map(|table| {
+            let rules = &table.rules;
+            (rules.header, rules.tls.clone())
+        });
+        let Some((header, Some(originator))) = rules else { return Ok(()) };
+        if let Some(version) = header {
+            // Should it not be taken, the handshake fails.
+            let _ = stream.write_all(&own_header(&stream, version)).await;
+        }
+        let name = originator.name(upstream.addr.ip());
+        match TlsConnector::from(originator.for_one()).connect(name, stream).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::debug!(backend = %upstream.id, "probed: TLS: {error}");
+                Err(DialFailure::Tls)
+            }
         }
     }
 }

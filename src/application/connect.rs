@@ -1,7 +1,10 @@
 //! A connection to a backend: one after the other until one answers, and side by side when one
 //! takes long. No client waits for a dead backend.
 
-use std::fmt::{self, Display};
+mod cause;
+mod flight;
+
+use std::fmt::Display;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,25 +15,31 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, sock
 use tokio::sync::mpsc;
 
 use super::account::Reason;
-use super::relay::{self, End, Failed};
+use super::relay::{self, End};
 use super::route::{self, Routed};
 use super::upstreams::{AppTable, RouteCounts, Upstream};
 use crate::domain::balance::{Avoid, Origin};
 use crate::domain::time::Time;
 use crate::domain::{App, Region};
 use crate::infrastructure::circuit_breaker::Permit;
-use crate::infrastructure::meters::{Counter, DialFailure, Meters, Share};
+use crate::infrastructure::meters::{Counter, Meters, Share};
 use crate::infrastructure::proxy_protocol::Version;
 use crate::infrastructure::reactor::{Event, Interest, Reactor};
 use crate::infrastructure::slab::Key;
-use crate::infrastructure::tls::Originator;
+use cause::is_shortage;
+pub use cause::{Cause, failure, is_local};
+use flight::Flight;
+pub use flight::Greeting;
 
 /// How long a dial for which there is no descriptor is put off.
 const SHORTAGE: Duration = Duration::from_millis(20);
 /// How long a dial may be unanswered before the next candidate is dialled beside it.
 pub const HEDGE_AFTER: Duration = Duration::from_millis(500);
-/// Most tries for one connection; tokens leave room for no more.
+/// Most tries for one connection.
 pub const MAX_TRIES: usize = 3;
+/// Most sockets that are dialled with for one: before all others there may be a warm one that has waited
+/// too long.
+const MAX_ATTEMPTS: usize = MAX_TRIES + 1;
 
 /// What dials go by.
 #[derive(Clone, Copy, Debug)]
@@ -97,49 +106,6 @@ impl<D> Tools<'_, D> {
     }
 }
 
-/// Why an attempt failed.
-#[derive(Debug)]
-pub enum Cause {
-    /// Nobody answered in time.
-    Timeout,
-    /// What the system says.
-    Socket(Option<Errno>),
-    /// What TLS says.
-    Tls(Failed),
-}
-
-impl Cause {
-    /// What it is called in metrics.
-    #[must_use]
-    pub const fn kind(&self) -> DialFailure {
-        match self {
-            Self::Timeout => DialFailure::Timeout,
-            Self::Socket(error) => failure(*error),
-            Self::Tls(_) => DialFailure::Tls,
-        }
-    }
-}
-
-impl Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Timeout => f.write_str("no answer"),
-            Self::Socket(Some(error)) => error.fmt(f),
-            Self::Socket(None) => f.write_str("no connection"),
-            Self::Tls(failed) => write!(f, "TLS: {failed}"),
-        }
-    }
-}
-
-/// What is said to a backend whose connections are secured, before what the client says.
-#[derive(Clone, Debug, Default)]
-pub struct Greeting {
-    /// What comes before TLS.
-    pub preamble: Option<Box<[u8]>>,
-    /// The protocol that the client has agreed on (RFC 7301).
-    pub alpn: Option<Box<[u8]>>,
-}
-
 /// A descriptor that is held for the moment when there are no others left.
 #[derive(Debug)]
 pub struct Spare(Option<OwnedFd>);
@@ -168,7 +134,7 @@ pub struct Dial {
     table: Arc<AppTable>,
     origin: Origin,
     rules: Rules,
-    attempts: [Option<Attempt>; MAX_TRIES],
+    attempts: [Option<Attempt>; MAX_ATTEMPTS],
     tries: usize,
     /// Whether the client is bound to the backend that answers.
     binds: bool,
@@ -189,17 +155,8 @@ struct Attempt {
     flight: Option<Flight>,
     hedged: bool,
     failed: bool,
-}
-
-/// An attempt under way.
-#[derive(Debug)]
-struct Flight {
-    end: End,
-    routed: Routed,
-    /// Whether the machine has answered; TLS may go on.
-    answered: bool,
-    /// Whether it was warm: it may have waited too long, which says nothing of the backend.
-    warm: bool,
+    /// Whether it was of a warm connection that had waited too long: it says nothing of the backend.
+    stale: bool,
 }
 
 /// A backend that answered.
@@ -230,7 +187,7 @@ impl Dial {
     /// A dial that has not begun.
     #[must_use]
     pub fn new(table: Arc<AppTable>, origin: Origin, rules: Rules) -> Self {
-        let attempts = [const { None }; MAX_TRIES];
+        let attempts = [const { None }; MAX_ATTEMPTS];
         let (greeting, short, short_since) = (Greeting::default(), None, None);
         Self { table, origin, rules, attempts, tries: 0, binds: true, greeting, short, short_since }
     }
@@ -310,8 +267,7 @@ impl Dial {
         let (upstream, member) = (Arc::clone(routed.slot.upstream()), routed.member);
         let end = End::new(socket, false, Interest { reads: true, writes: true });
         let flight = Some(Flight { end, routed, answered: false, warm: true });
-        self.attempts[0] =
-            Some(Attempt { upstream, member, began: now, flight, hedged: false, failed: false });
+        self.attempts[0] = Some(Attempt { flight, ..Attempt::new(upstream, member, now) });
         self.tries = 1;
         self.event(0, event, now, tools)
     }
@@ -324,10 +280,8 @@ impl Dial {
         tools: &mut Tools<'_, D>,
     ) -> Progress {
         self.binds = routed.binds;
-        match self.attempt(routed, now, tools) {
-            Ok(()) => self.waits(),
-            Err(reason) => self.go_on(Err(reason), now, tools),
-        }
+        let dialled = self.attempt(routed, now, tools);
+        self.go_on_from(dialled, now, tools)
     }
 
     /// Looks at what happened to the socket of attempt `number`, from 0.
@@ -351,23 +305,22 @@ impl Dial {
             }
             _ if event.failed() => {
                 let error = sockopt::socket_error(flight.end.socket()).ok().and_then(Result::err);
-                attempt.gives_up(flight, &Cause::Socket(error), now, tools);
-                return self.go_on(Ok(()), now, tools);
+                return self.lose(number, flight, &Cause::Socket(error), now, tools);
             }
             tls => {
                 if !flight.answered && !flight.warm {
                     let cell = attempt.upstream.meter.cell(tools.share);
                     cell.answered(now.since(attempt.began));
                 }
-                match tls.map_or(Ok(true), |tls| flight.secure(&attempt.upstream, tls, tools)) {
+                match tls.map_or(Ok(true), |tls| flight.secure(&attempt.upstream, tls, tools.relay))
+                {
                     Ok(true) => {}
                     Ok(false) => {
                         attempt.flight = Some(flight);
                         return self.waits();
                     }
                     Err(failed) => {
-                        attempt.gives_up(flight, &Cause::Tls(failed), now, tools);
-                        return self.go_on(Ok(()), now, tools);
+                        return self.lose(number, flight, &Cause::Tls(failed), now, tools);
                     }
                 }
             }
@@ -377,6 +330,32 @@ impl Dial {
         routed.binds &= self.binds;
         self.give_up_others(now, tools);
         Progress::Connected(Connected { end, attempt: number, tries, routed })
+    }
+
+    /// Goes on after attempt `number` has failed. A warm connection may have waited too long: its backend
+    /// is dialled in its place, which the client keeps.
+    fn lose<D: FnMut(u64) -> u64>(
+        &mut self,
+        number: usize,
+        flight: Flight,
+        why: &Cause,
+        now: Time,
+        tools: &mut Tools<'_, D>,
+    ) -> Progress {
+        let Flight { end, mut routed, warm, .. } = flight;
+        drop(end);
+        if let Some(attempt) = &mut self.attempts[number] {
+            tracing::debug!(backend = %attempt.upstream.id, "dial failed: {why}");
+            if warm {
+                attempt.stale = true;
+                let dialled = self.attempt(routed, now, tools);
+                return self.go_on_from(dialled, now, tools);
+            }
+            attempt.failed = true;
+            tools.failed(attempt, why, routed.permit.take(), now);
+        }
+        drop(routed);
+        self.go_on(Ok(()), now, tools)
     }
 
     /// Closes the attempts that lost. Those that were long unanswered count as failed.
@@ -416,6 +395,15 @@ impl Dial {
         if late || again { self.go_on(Ok(()), now, tools) } else { self.waits() }
     }
 
+    fn go_on_from<D: FnMut(u64) -> u64>(
+        &mut self,
+        dialled: Result<(), Reason>,
+        now: Time,
+        tools: &mut Tools<'_, D>,
+    ) -> Progress {
+        if dialled.is_ok() { self.waits() } else { self.go_on(dialled, now, tools) }
+    }
+
     /// Dials further candidates until one dial is under way or none is left.
     fn go_on<D: FnMut(u64) -> u64>(
         &mut self,
@@ -439,18 +427,20 @@ impl Dial {
 
     /// The next backend to try. The last try goes to a region not tried yet if there is one.
     fn candidate(&self, now: Time, draw: &mut impl FnMut(u64) -> u64) -> Option<Routed> {
-        let tried = self.tries;
-        if tried >= self.rules.tries.min(MAX_TRIES) {
+        let stale = self.attempts().filter(|attempt| attempt.stale).count();
+        let most = self.rules.tries.min(MAX_TRIES) + stale;
+        if self.tries >= most {
             return None;
         }
+        let tried = || self.attempts().filter(|attempt| !attempt.stale);
         let mut members = [usize::MAX; MAX_TRIES];
-        for (place, attempt) in members.iter_mut().zip(self.attempts()) {
+        for (place, attempt) in members.iter_mut().zip(tried()) {
             *place = attempt.member;
         }
-        let members = &members[..tried];
-        if tried > 0 && tried + 1 == self.rules.tries.min(MAX_TRIES) {
+        let members = &members[..self.tries - stale];
+        if !members.is_empty() && self.tries + 1 == most {
             let region = |a: &Attempt| self.table.layout.members()[a.member].region.clone();
-            let regions: Vec<Region> = self.attempts().map(region).collect();
+            let regions: Vec<Region> = tried().map(region).collect();
             let avoid = Avoid { members, regions: &regions };
             // A region not tried yet is worth a try, a backend known to fail is not.
             let elsewhere = route::next(&self.table, self.origin, avoid, None, now, draw)
@@ -485,8 +475,7 @@ impl Dial {
             tools.reactor.watch_both(&socket, tools.key.token(part))?;
             Ok(socket)
         });
-        let mut attempt =
-            Attempt { upstream, member, began: now, flight: None, hedged: false, failed: false };
+        let mut attempt = Attempt::new(upstream, member, now);
         let outcome = match begun {
             Ok(socket) => {
                 let end = End::new(socket, false, Interest { reads: true, writes: true });
@@ -538,37 +527,9 @@ impl Dial {
 }
 
 impl Attempt {
-    /// Notes that it has failed.
-    fn gives_up<D>(&mut self, mut flight: Flight, why: &Cause, now: Time, tools: &Tools<'_, D>) {
-        tracing::debug!(backend = %self.upstream.id, "dial failed: {why}");
-        if flight.warm {
-            // The same backend may be dialled.
-            self.member = usize::MAX;
-            return;
-        }
-        self.failed = true;
-        tools.failed(self, why, flight.routed.permit.take(), now);
-    }
-}
-
-impl Flight {
-    /// Goes on with TLS; whether it is there.
-    fn secure<D>(
-        &mut self,
-        upstream: &Upstream,
-        (originator, greeting): (&Arc<Originator>, &Greeting),
-        tools: &mut Tools<'_, D>,
-    ) -> Result<bool, Failed> {
-        if !self.answered {
-            self.answered = true;
-            let alpn = greeting.alpn.as_deref();
-            let mut session = upstream.begin_tls(originator, alpn).map_err(Failed::Tls)?;
-            if let Some(preamble) = &greeting.preamble {
-                session.say_before(preamble);
-            }
-            self.end.secure(Box::new(session));
-        }
-        self.end.handshake(tools.relay)
+    const fn new(upstream: Arc<Upstream>, member: usize, began: Time) -> Self {
+        let (flight, hedged, failed, stale) = (None, false, false, false);
+        Self { upstream, member, began, flight, hedged, failed, stale }
     }
 }
 
@@ -584,37 +545,4 @@ pub fn begin_connect(upstream: &Upstream) -> Result<OwnedFd, Errno> {
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket),
         Err(error) => Err(error),
     }
-}
-
-/// What an error is called in metrics.
-#[must_use]
-pub const fn failure(error: Option<Errno>) -> DialFailure {
-    match error {
-        Some(Errno::CONNREFUSED) => DialFailure::Refused,
-        Some(Errno::TIMEDOUT) => DialFailure::Timeout,
-        Some(Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::HOSTDOWN | Errno::NETDOWN) => {
-            DialFailure::Unreachable
-        }
-        _ => DialFailure::Other,
-    }
-}
-
-/// Whether there are no descriptors.
-const fn is_shortage(error: Errno) -> bool {
-    matches!(error, Errno::MFILE | Errno::NFILE)
-}
-
-/// Whether an error says something about this process and nothing about the backend.
-#[must_use]
-pub const fn is_local(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::MFILE
-            | Errno::NFILE
-            | Errno::NOBUFS
-            | Errno::NOMEM
-            | Errno::NOSPC
-            | Errno::ADDRNOTAVAIL
-            | Errno::PERM
-    )
 }

@@ -31,6 +31,7 @@ use crate::clock;
 use crate::infrastructure::proxy_protocol::Version;
 
 pub use self::gate::Gate;
+pub use self::probe::own_header;
 pub use self::verdict::Health;
 
 /// How often one probe is repeated at once because this process was starved. The next one counts

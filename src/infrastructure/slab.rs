@@ -3,9 +3,9 @@
 use super::reactor::Token;
 
 /// Low bits of a token: which of a connection's sockets.
-const PART_BITS: u32 = 2;
+const PART_BITS: u32 = 3;
 /// Bits for the place in the slab.
-const PLACE_BITS: u32 = 30;
+const PLACE_BITS: u32 = 29;
 
 /// A connection's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,7 +15,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// The token of one of the connection's sockets, 0 to 3.
+    /// The token of one of the connection's sockets, 0 to 7.
     #[must_use]
     pub const fn token(self, part: usize) -> Token {
         let place = (self.place as u64) << PART_BITS | part as u64;
@@ -225,7 +225,7 @@ mod tests {
         let mut slab = Slab::<()>::default();
         for _ in 0..5 {
             let key = slab.reserve(0).unwrap();
-            for part in 0..4 {
+            for part in 0..8 {
                 assert_eq!(Key::of(key.token(part)), (key, part));
             }
         }

@@ -33,4 +33,5 @@ mod snapshot;
 mod sni;
 mod support;
 mod tls;
+mod tls_backends;
 mod traffic;

@@ -118,10 +118,14 @@ impl Proxy {
             warming.ready = Some(event.after(earlier));
         } else if event.writable() {
             warming.ready = Some(event);
-            warming.upstream.dials().succeeded();
             let cell = warming.upstream.meter.cell(self.share);
             cell.answered(now.since(warming.began));
             let snapshot = self.shared.snapshot.load();
+            let table = snapshot.tables.get(&warming.upstream.app);
+            // Where TLS is to follow this says little.
+            if table.is_none_or(|table| table.rules.tls.is_none()) {
+                warming.upstream.dials().succeeded();
+            }
             let keeper = snapshot.keeper(self.number);
             let until = keeper.and_then(|keeper| warming.upstream.warm_is_ready(keeper, id, now));
             match until {

@@ -224,9 +224,8 @@ impl End {
                 return Ok(true);
             }
             if !self.readable {
-                // Nobody tells of an end again, whether TCP has said it or TLS.
-                let ended = self.read_closed || self.is_finished();
-                return if ended { Err(Failed::Closed) } else { Ok(false) };
+                // Nobody tells of an end again.
+                return if self.read_closed { Err(Failed::Closed) } else { Ok(false) };
             }
             let Some(read) = self.read(tools)? else { return Ok(false) };
             let Some(session) = &mut self.tls else { return Ok(false) };

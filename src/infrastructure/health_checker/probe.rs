@@ -200,7 +200,7 @@ fn request(path: &str, host: &str) -> Result<Box<str>, Box<str>> {
 }
 
 /// The header of a connection that is nobody else's. Version 1 knows none, so it says who asks.
-fn own_header(stream: &TcpStream, version: Version) -> Box<[u8]> {
+pub fn own_header(stream: &TcpStream, version: Version) -> Box<[u8]> {
     let header = match (version, stream.local_addr(), stream.peer_addr()) {
         (Version::V1, Ok(source), Ok(destination)) => Header::Proxied { source, destination },
         _ => Header::Local,

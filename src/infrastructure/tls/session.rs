@@ -9,7 +9,9 @@ use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
-use rustls::{ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::{
+    ClientConfig, CommonState, Error, HandshakeKind, InvalidMessage, ProtocolVersion, ServerConfig,
+};
 
 use super::leaf::name_of;
 
@@ -19,6 +21,9 @@ const RECORD: usize = 16 << 10;
 const PER_RECORD: usize = 64;
 /// What may have to go before it, in bytes: a change of keys, an alert.
 const BESIDE: usize = 512;
+/// Most that is kept of what is not whole, in bytes: a record and, in a handshake, a client's certificate
+/// with a long chain.
+const KEPT: usize = 32 << 10;
 
 /// How many bytes `plain` bytes have at most when they are sealed.
 #[must_use]
@@ -126,6 +131,10 @@ impl Session {
         let taken = taken?;
         // After the end nothing counts.
         if taken < arrived.len() && !self.said.peer_closed {
+            if arrived.len() - taken > KEPT {
+                self.closed = true;
+                return Err(Error::InvalidMessage(InvalidMessage::MessageTooLarge));
+            }
             self.incoming = arrived[taken..].to_vec();
         }
         Ok(())

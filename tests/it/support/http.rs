@@ -26,7 +26,7 @@ pub fn ask(addr: SocketAddr, method: &str, path: &str) -> io::Result<Answer> {
 }
 
 /// Reads one answer with the body that its `Content-Length` says.
-pub fn read_answer(stream: &mut TcpStream) -> io::Result<Answer> {
+pub fn read_answer(stream: &mut impl Read) -> io::Result<Answer> {
     let head = read_head(stream)?;
     let status = head.get(9..12).and_then(|status| status.parse().ok());
     let mut length = 0;
@@ -44,7 +44,7 @@ pub fn read_answer(stream: &mut TcpStream) -> io::Result<Answer> {
 }
 
 /// Reads the head of a request or an answer, with the empty line at its end.
-pub fn read_head(stream: &mut TcpStream) -> io::Result<String> {
+pub fn read_head(stream: &mut impl Read) -> io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
