@@ -95,6 +95,26 @@ fn who_says_all_with_its_last_word_of_the_handshake_is_heard_to_the_end() {
 }
 
 #[test]
+fn who_says_all_and_goes_at_once_is_heard_to_the_end() {
+    // Its tickets then come to nobody, and are answered with a reset.
+    for version in VERSIONS {
+        let (backend, hears) = listening();
+        let pop = Pop::before(&backend);
+        let config = Arc::new(pop.config(version));
+        for _ in 0..20 {
+            let mut tls = pop.comer(&config);
+            let flight = last_flight(&mut tls);
+            tls.conn.writer().write_all(b"all that I have to say").unwrap();
+            tls.conn.send_close_notify();
+            let all = [flight, to_send(&mut tls.conn)].concat();
+            tls.sock.write_all(&all).unwrap();
+            drop(tls);
+            assert_eq!(hears.recv_timeout(PATIENCE).unwrap(), b"all that I have to say");
+        }
+    }
+}
+
+#[test]
 fn who_has_said_all_and_is_gone_is_still_heard_to_the_end() {
     let (go, may_read) = channel::<()>();
     let may_read = Mutex::new(may_read);
