@@ -33,6 +33,7 @@ use tokio::task::JoinSet;
 
 pub use certificates::{BadFiles, check as check_certificates};
 pub use listeners::AppError;
+pub use origins::check as check_origins;
 pub use store::open_once;
 
 use crate::adapters::inbound::listener::{BindError, Listener};
@@ -62,7 +63,7 @@ use health::Checks;
 use in_force::InForce;
 use listeners::Listening;
 use metrics::Metrics;
-use origins::Origins;
+use origins::{Origins, Rereading};
 use registry::RegistryState;
 use reload::{Reload, ReloadState};
 use rules::Machine;
@@ -234,6 +235,7 @@ impl Edge {
             in_force,
             following,
             follow: Follow::begin(guard, held, error),
+            rereading: Rereading::default(),
             reload: Reload::new(source, set_log, reloads),
             watcher: Arc::clone(&watcher),
             geo_watch,

@@ -17,7 +17,8 @@ pub(super) use watch::CertificateWatch;
 use super::summary::host_name;
 use crate::clock;
 use crate::config::{ClientAuth, Config};
-use crate::infrastructure::tls::{BadFile, Pair, Policy, Terminator};
+use crate::domain::host::HostPattern;
+use crate::infrastructure::tls::{BadFile, Pair, Policy, Shown, Terminator};
 use source::{Clients, Files, Source};
 
 /// Those that one reading of the configuration's files has found. Never changed: others take their
@@ -103,17 +104,24 @@ impl Certificates {
     /// are refused.
     pub fn terminator(&self, protocols: &[String], strict: bool) -> Arc<Terminator> {
         let mut by_name = HashMap::new();
+        let mut decided = Vec::new();
         let mut default = None;
         for entry in &self.entries {
-            let server = entry.policy.server(&entry.pair, protocols);
+            let policy = Arc::clone(&entry.policy);
+            let shown = Shown { config: policy.server(&entry.pair, protocols), policy };
             for name in entry.names() {
-                by_name.entry(name).or_insert_with(|| Arc::clone(&server));
+                by_name.entry(name.to_string()).or_insert_with(|| shown.clone());
+            }
+            if entry.source.is_decided {
+                decided.extend(entry.names().map(|name| (name.clone(), shown.clone())));
             }
             if !strict {
-                default.get_or_insert(server);
+                default.get_or_insert(shown);
             }
         }
-        Arc::new(Terminator::new(by_name, default))
+        // Of several for one name the first counts, which here is the last.
+        let decided = decided.into_iter().rev().collect();
+        Arc::new(Terminator::new(by_name, decided, default))
     }
 
     /// Every file that they come from, each once.
@@ -138,10 +146,9 @@ impl Certificates {
 }
 
 impl Entry {
-    fn names(&self) -> impl Iterator<Item = String> {
+    fn names(&self) -> impl Iterator<Item = &HostPattern> {
         let own = &self.source.names;
-        let names = if own.is_empty() { self.pair.names() } else { own };
-        names.iter().map(ToString::to_string)
+        if own.is_empty() { self.pair.names() } else { own }.iter()
     }
 }
 
@@ -191,6 +198,7 @@ impl<'a> Reader<'a> {
                         names: Vec::new(),
                         clients: usual.clone(),
                         is_in_folder: true,
+                        is_decided: false,
                     });
                     sources.extend(found);
                     let alone = alone.into_iter().map(|error| Problem {
@@ -216,6 +224,7 @@ impl<'a> Reader<'a> {
                 names: Vec::new(),
                 clients: source::clients_of(settings),
                 is_in_folder: false,
+                is_decided: false,
             });
         }
         sources

@@ -12,7 +12,7 @@ use super::certificates::{self, CertificateWatch};
 use super::feed::Following;
 use super::geo_watch::GeoWatch;
 use super::in_force::InForce;
-use super::origins;
+use super::origins::{self, Origins, Rereading};
 use super::reload::{self, Reload};
 use super::store::Store;
 use super::{country_database, summary, unix_now, whole_secs};
@@ -44,6 +44,7 @@ pub(super) struct Control {
     pub geo_watch: Option<GeoWatch>,
     /// `None` when no listener ends TLS.
     pub certificates: Option<CertificateWatch>,
+    pub rereading: Rereading,
     pub hangup: Option<Signal>,
 }
 
@@ -110,6 +111,7 @@ impl Control {
                 reading = CertificateWatch::read(&mut self.certificates) => {
                     self.take_certificates(&reading);
                 }
+                read = self.rereading.end() => self.take_origins(read),
                 _ = remind.tick() => self.remind().await,
             }
         }
@@ -216,32 +218,14 @@ impl Control {
         if self.geo_watch.as_ref().is_some_and(|watch| watch.has_failed) {
             self.reload_geo(false).await;
         }
-        self.reread_origins().await;
+        self.rereading.begin(self.in_force.config(), self.in_force.origins.clone());
     }
 
     /// Puts in force what the files for TLS to backends hold now.
-    async fn reread_origins(&mut self) {
-        let before = self.in_force.origins.clone();
-        if before.is_empty() {
-            return;
-        }
-        let config = self.in_force.config();
-        let reading = tokio::task::spawn_blocking(move || origins::read(&config, &before));
-        match timeout(reload::LONGEST_READ, reading).await {
-            Ok(Ok(Ok(origins))) if origins != self.in_force.origins => {
-                tracing::info!("the files for TLS to backends have changed");
-                self.in_force.take_origins(origins);
-            }
-            Ok(Ok(Err(errors))) => {
-                for error in errors {
-                    tracing::error!("{error}; what is in force stays");
-                }
-            }
-            Ok(_) => {}
-            Err(_) => {
-                let limit = reload::LONGEST_READ;
-                tracing::error!("the files for TLS to backends were not read within {limit:?}");
-            }
+    fn take_origins(&mut self, read: Option<Origins>) {
+        if let Some(origins) = read.filter(|origins| *origins != self.in_force.origins) {
+            tracing::info!("the files for TLS to backends have changed");
+            self.in_force.take_origins(origins);
         }
     }
 
@@ -274,6 +258,7 @@ impl Control {
             if let (Some(reading), Some(standing)) = (&certificates, &self.in_force.certificates) {
                 standing.take(&reading.certificates);
             }
+            self.rereading.forget();
             self.in_force.take_config(config, database, origins, registry);
             let config = self.in_force.config();
             if config.settings.log != before.settings.log {

@@ -345,12 +345,12 @@ impl Metrics {
     /// What is shown to clients where TLS ends here.
     fn certificates(page: &mut Page, standing: &CertificateStanding) {
         page.family(
-            "edgeproxy_tls_certificate_expiry_timestamp_seconds",
+            "edgeproxy_certificate_not_after_timestamp_seconds",
             Kind::Gauge,
             "Until when the certificate is valid, in seconds since the Unix epoch.",
         );
         for Validity { certificate, not_after } in standing.validities() {
-            page.sample(&[("certificate", &certificate)], not_after);
+            page.sample(&[("name", &certificate)], not_after);
         }
         page.family(
             "edgeproxy_tls_certificate_reloads_total",

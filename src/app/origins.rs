@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::task::JoinHandle;
+
 use crate::config::{BackendTls, Config, TlsName};
 use crate::domain::App;
 use crate::infrastructure::tls::{OriginSpec, Originator};
@@ -20,7 +22,7 @@ pub(super) fn read(config: &Config, before: &Origins) -> Result<Origins, Vec<Str
     let mut errors = Vec::new();
     for (app, rules) in &config.apps {
         let Some(tls) = &rules.tls else { continue };
-        match Originator::read(&spec(tls)) {
+        match Originator::read(&spec(tls), before.contains_key(app)) {
             Err(error) => errors.push(format!("app.{app}.tls: {error}")),
             Ok(fresh) => {
                 let same = before.get(app).filter(|before| before.is_like(&fresh));
@@ -29,6 +31,55 @@ pub(super) fn read(config: &Config, before: &Origins) -> Result<Origins, Vec<Str
         }
     }
     if errors.is_empty() { Ok(origins) } else { Err(errors) }
+}
+
+/// Reads the files as a start would.
+///
+/// # Errors
+/// Each app's file that is not what it should be.
+pub fn check(config: &Config) -> Result<(), Vec<String>> {
+    read(config, &Origins::new()).map(drop)
+}
+
+/// Reads the files again, from time to time.
+#[derive(Default)]
+pub(super) struct Rereading {
+    under_way: Option<JoinHandle<Result<Origins, Vec<String>>>>,
+    complaint: Vec<String>,
+}
+
+impl Rereading {
+    /// Begins, unless there is nothing to read or the last reading has not come to its end.
+    pub fn begin(&mut self, config: Arc<Config>, before: Origins) {
+        if !before.is_empty() && self.under_way.is_none() {
+            self.under_way = Some(tokio::task::spawn_blocking(move || read(&config, &before)));
+        }
+    }
+
+    /// Forgets what is being read: something else is in force.
+    pub fn forget(&mut self) {
+        self.under_way = None;
+    }
+
+    /// What the reading under way finds. Nothing is lost when the future is dropped.
+    pub async fn end(&mut self) -> Option<Origins> {
+        let Some(reading) = &mut self.under_way else { return std::future::pending().await };
+        let read = reading.await;
+        self.under_way = None;
+        let errors = match read {
+            Ok(Ok(origins)) => {
+                self.complaint.clear();
+                return Some(origins);
+            }
+            Ok(Err(errors)) => errors,
+            Err(error) => vec![error.to_string()],
+        };
+        for error in errors.iter().filter(|error| !self.complaint.contains(error)) {
+            tracing::error!("{error}; what is in force stays");
+        }
+        self.complaint = errors;
+        None
+    }
 }
 
 /// Warns of those that are encrypted to nobody knows whom.

@@ -8,8 +8,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::application::connect::secured_after;
 use crate::application::proxy::Shared;
 use crate::application::upstreams::{PROBE_TIME, Upstream};
 use crate::clock;
@@ -106,21 +108,23 @@ impl Probing {
     }
 
     async fn dial(&self, upstream: &Upstream) -> Result<(), DialFailure> {
-        // Boxed, so that those who have no TLS do not carry its state.
-        match tokio::time::timeout(PROBE_TIME, Box::pin(self.reach(upstream))).await {
-            Ok(reached) => reached,
-            Err(_) => Err(DialFailure::Timeout),
-        }
-    }
-
-    /// Opens a connection as a client's dial does, up to the end of the handshake where there is TLS.
-    async fn reach(&self, upstream: &Upstream) -> Result<(), DialFailure> {
-        let opened = TcpStream::connect(upstream.addr).await;
-        let mut stream = opened.map_err(|error| match error.kind() {
+        let begun = clock::now();
+        let Ok(opened) = timeout(PROBE_TIME, TcpStream::connect(upstream.addr)).await else {
+            return Err(DialFailure::Timeout);
+        };
+        let stream = opened.map_err(|error| match error.kind() {
             ErrorKind::ConnectionRefused => DialFailure::Refused,
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => DialFailure::Unreachable,
             _ => DialFailure::Other,
         })?;
+        let patience = secured_after(clock::now().since(begun));
+        // Boxed, so that those who have no TLS do not carry its state.
+        let secured = timeout(patience, Box::pin(self.secure(upstream, stream))).await;
+        secured.unwrap_or(Err(DialFailure::Timeout))
+    }
+
+    /// Goes on as a client's dial does, up to the end of the handshake where there is TLS.
+    async fn secure(&self, upstream: &Upstream, mut stream: TcpStream) -> Result<(), DialFailure> {
         let rules = self.shared.snapshot.load().tables.get(&upstream.app).map(|table| {
             let rules = &table.rules;
             (rules.header, rules.tls.clone())

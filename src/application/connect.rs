@@ -33,6 +33,8 @@ pub use flight::Greeting;
 
 /// How long a dial for which there is no descriptor is put off.
 const SHORTAGE: Duration = Duration::from_millis(20);
+/// How far away a backend may be of which that is not known: half of the way round the earth and back.
+const FAR: Duration = Duration::from_millis(300);
 /// How long a dial may be unanswered before the next candidate is dialled beside it.
 pub const HEDGE_AFTER: Duration = Duration::from_millis(500);
 /// Most tries for one connection.
@@ -151,6 +153,8 @@ struct Attempt {
     upstream: Arc<Upstream>,
     member: usize,
     began: Time,
+    /// How long it may be unanswered before others are dialled beside it.
+    patience: Duration,
     /// Gone once the attempt has failed, and with it the place at the backend.
     flight: Option<Flight>,
     hedged: bool,
@@ -308,9 +312,12 @@ impl Dial {
                 return self.lose(number, flight, &Cause::Socket(error), now, tools);
             }
             tls => {
-                if !flight.answered && !flight.warm {
-                    let cell = attempt.upstream.meter.cell(tools.share);
-                    cell.answered(now.since(attempt.began));
+                if !flight.answered {
+                    let took = if flight.warm { FAR } else { now.since(attempt.began) };
+                    attempt.patience = secured_after(took);
+                    if !flight.warm {
+                        attempt.upstream.meter.cell(tools.share).answered(took);
+                    }
                 }
                 match tls.map_or(Ok(true), |tls| flight.secure(&attempt.upstream, tls, tools.relay))
                 {
@@ -344,6 +351,10 @@ impl Dial {
     ) -> Progress {
         let Flight { end, mut routed, warm, .. } = flight;
         drop(end);
+        if why.is_of_the_client() {
+            // No other backend of the app would speak it either.
+            return Progress::Failed(Reason::TlsFailed);
+        }
         if let Some(attempt) = &mut self.attempts[number] {
             tracing::debug!(backend = %attempt.upstream.id, "dial failed: {why}");
             if warm {
@@ -375,7 +386,7 @@ impl Dial {
         let mut late = false;
         for attempt in self.attempts.iter_mut().flatten() {
             let waited = now.since(attempt.began);
-            if attempt.flight.is_none() || waited < HEDGE_AFTER.min(self.rules.timeout) {
+            if attempt.flight.is_none() || waited < attempt.patience.min(self.rules.timeout) {
                 continue;
             }
             if waited >= self.rules.timeout {
@@ -383,7 +394,7 @@ impl Dial {
                 attempt.failed = true;
                 tools.failed(attempt, &Cause::Timeout, permit, now);
             } else if !attempt.hedged {
-                let why = format!("no answer for {HEDGE_AFTER:?}");
+                let why = format!("no answer for {:?}", attempt.patience);
                 tools.demotions.demote(&attempt.upstream, &why, now);
                 attempt.hedged = true;
             } else {
@@ -517,8 +528,8 @@ impl Dial {
             .attempts()
             .filter(|attempt| attempt.flight.is_some())
             .map(|attempt| {
-                let early = !attempt.hedged && HEDGE_AFTER < self.rules.timeout;
-                attempt.began + if early { HEDGE_AFTER } else { self.rules.timeout }
+                let patience = if attempt.hedged { Duration::MAX } else { attempt.patience };
+                attempt.began + patience.min(self.rules.timeout)
             })
             .chain(self.short)
             .min();
@@ -529,8 +540,15 @@ impl Dial {
 impl Attempt {
     const fn new(upstream: Arc<Upstream>, member: usize, began: Time) -> Self {
         let (flight, hedged, failed, stale) = (None, false, false, false);
-        Self { upstream, member, began, flight, hedged, failed, stale }
+        Self { upstream, member, began, patience: HEDGE_AFTER, flight, hedged, failed, stale }
     }
+}
+
+/// How long an attempt may take that has TLS to begin, when the machine took so long to answer: a handshake
+/// goes to and fro three times at most, and once more when its first guess was wrong.
+#[must_use]
+pub fn secured_after(answered: Duration) -> Duration {
+    HEDGE_AFTER + answered * 5
 }
 
 /// Starts to connect; the reactor tells how it went.

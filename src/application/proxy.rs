@@ -308,8 +308,10 @@ impl Proxy {
         why: (Option<&AppTable>, Location, Reason),
         now: Time,
     ) {
+        let mut record = Record::new(comer.client, why.2);
+        ending::tell_of_tls(&mut record, &end);
         end.reset();
-        self.refuse(comer, key, why, now);
+        self.refuse(comer, key, (why.0, why.1), record, now);
     }
 
     /// Counts and logs one that is refused.
@@ -317,13 +319,13 @@ impl Proxy {
         &mut self,
         comer: &Comer,
         key: Option<Key>,
-        (table, location, reason): (Option<&AppTable>, Location, Reason),
+        (table, location): (Option<&AppTable>, Location),
+        mut record: Record,
         now: Time,
     ) {
         if let Some(key) = key {
             self.connections.free(key);
         }
-        let mut record = Record::new(comer.client, reason);
         record.country = location.country;
         record.server_name.clone_from(&comer.name);
         record.total = now.since(comer.accepted);
@@ -435,7 +437,8 @@ impl Proxy {
             Stage::Serving(_) => self.serving_event(id, connection, (None, part), event, now),
             Stage::Dialing { client, .. } if part == CLIENT => {
                 client.note(event);
-                if event.failed() {
+                // One that has said all in TLS and gone resets what it is told: it is still heard.
+                if event.failed() && client.tls().is_none() {
                     self.end(id, connection, Reason::ClientReset, now);
                 } else {
                     self.connections.put(id, connection);

@@ -26,6 +26,12 @@ pub(super) fn run(file: Option<PathBuf>, out: &mut dyn Write) -> anyhow::Result<
         Ok(doubts) => doubts.iter().for_each(|doubt| eprintln!("note: {doubt}")),
         Err(error) => bail!(app::StartError::from(error)),
     }
+    if let Err(errors) = app::check_origins(&config) {
+        bail!(app::StartError::Origins(errors));
+    }
+    for (name, _) in config.apps.iter().filter(|(_, a)| a.tls.as_ref().is_some_and(|t| !t.verify)) {
+        eprintln!("note: app.{name}.tls: verify = false: nobody checks who the backends are");
+    }
     let from = config.file.as_ref().map_or("environment and defaults".into(), |file| {
         format!("{} and environment", file.display())
     });

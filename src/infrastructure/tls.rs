@@ -13,6 +13,8 @@ use std::sync::{Arc, LazyLock};
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 
+use crate::domain::host::HostMap;
+
 pub use originator::{OriginSpec, Originator};
 pub use pair::{BadFile, Pair};
 pub use policy::Policy;
@@ -24,32 +26,52 @@ pub use verify::{Chain, Verifier};
 pub struct Terminator {
     /// By name, in lower case; `*.example.com` stands for one label before `example.com` (RFC 6125,
     /// 6.4.3).
-    by_name: HashMap<String, Arc<ServerConfig>>,
+    by_name: HashMap<String, Shown>,
+    /// What somebody has decided for names, however deep: it goes before the names in certificates.
+    decided: HostMap<Shown>,
     /// For other names, and for clients that give none; `None` = they are refused.
-    default: Option<Arc<ServerConfig>>,
+    default: Option<Shown>,
+}
+
+/// What one client is shown, and what is asked of it.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// How its connection is secured.
+    pub config: Arc<ServerConfig>,
+    /// What is asked of it.
+    pub policy: Arc<Policy>,
 }
 
 impl Terminator {
-    /// One with certificates for names, and one for all others, if they are not to be refused.
+    /// One with certificates for the names in them, with what was `decided` for names, and with one for
+    /// all others, if they are not to be refused.
     #[must_use]
     pub const fn new(
-        by_name: HashMap<String, Arc<ServerConfig>>,
-        default: Option<Arc<ServerConfig>>,
+        by_name: HashMap<String, Shown>,
+        decided: HostMap<Shown>,
+        default: Option<Shown>,
     ) -> Self {
-        Self { by_name, default }
+        Self { by_name, decided, default }
     }
 
-    /// How a connection is secured that asks for `name`, in lower case and without a dot at its end.
+    /// What a client is shown that asks for `name`, in lower case and without a dot at its end.
     /// `None` = there is no certificate for it, and it is to be refused.
     #[must_use]
-    pub fn config(&self, name: Option<&str>) -> Option<&Arc<ServerConfig>> {
+    pub fn shown(&self, name: Option<&str>) -> Option<&Shown> {
         let named = name.and_then(|name| {
             self.by_name.get(name).or_else(|| {
                 let (_, above) = name.split_once('.')?;
                 self.by_name.get(&format!("*.{above}"))
             })
         });
-        named.or(self.default.as_ref())
+        let usual = named.or(self.default.as_ref())?;
+        Some(name.and_then(|name| self.decided.get(name)).unwrap_or(usual))
+    }
+
+    /// Whether what is asked of a client that asks for `name` is what `policy` asks.
+    #[must_use]
+    pub fn asks_the_same(&self, name: Option<&str>, policy: &Arc<Policy>) -> bool {
+        self.shown(name).is_some_and(|shown| Arc::ptr_eq(&shown.policy, policy))
     }
 }
 

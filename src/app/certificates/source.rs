@@ -20,6 +20,9 @@ pub(super) struct Source {
     pub names: Vec<HostPattern>,
     pub clients: Option<Clients>,
     pub is_in_folder: bool,
+    /// Whether the configuration says of which names, or of which clients: that goes before what is in
+    /// other certificates, and holds for names below as well.
+    pub is_decided: bool,
 }
 
 /// What it is read from.
@@ -66,6 +69,7 @@ pub(super) fn named(config: &Config) -> Vec<Source> {
         names: Vec::new(),
         clients: clients_of(settings),
         is_in_folder: false,
+        is_decided: false,
     });
     let others = config.certificates.iter().map(|certificate| {
         let ca = certificate.client_ca.as_ref().or(settings.tls_client_ca.as_ref());
@@ -77,6 +81,9 @@ pub(super) fn named(config: &Config) -> Vec<Source> {
             names: certificate.names.clone(),
             clients: ca.map(|ca| Clients { ca: ca.clone(), auth }),
             is_in_folder: false,
+            is_decided: !certificate.names.is_empty()
+                || certificate.client_ca.is_some()
+                || certificate.client_auth.is_some(),
         }
     });
     main.into_iter().chain(others).collect()

@@ -112,7 +112,16 @@ impl Certificates {
             doubts.push((Level::ERROR, text.to_owned()));
         }
         let (now, ahead) = (whole_secs(now), whole_secs(AHEAD));
+        let open = self.entries.first().is_some_and(|entry| entry.source.clients.is_none());
         for entry in &self.entries {
+            if open && entry.source.clients.is_some() {
+                let text = format!(
+                    "certificate {}: only those need a certificate who ask for its names; who asks \
+                     for another, or for none, is asked for none and gets to the app of the listener",
+                    entry.source.files
+                );
+                doubts.push((Level::WARN, text));
+            }
             let (from, until) = (entry.pair.not_before(), entry.pair.not_after());
             let files = &entry.source.files;
             if until < now {
@@ -154,7 +163,7 @@ fn log_difference(before: &Certificates, after: &Certificates) {
     });
     for entry in changed.take(NAMED) {
         let until = date(entry.pair.not_after());
-        let names: Vec<String> = entry.names().take(NAMED).collect();
+        let names: Vec<String> = entry.names().take(NAMED).map(ToString::to_string).collect();
         tracing::info!(
             "certificate {}: valid until {until} for {}",
             entry.source.files,

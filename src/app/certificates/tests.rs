@@ -72,7 +72,7 @@ fn ca() -> String {
 /// The certificate that a client is shown which asks for `name`.
 fn shown(reading: &Reading, name: &str) -> Option<PathBuf> {
     let terminator = reading.certificates.terminator(&[], false);
-    of(reading, terminator.config(Some(name))?)
+    of(reading, &terminator.shown(Some(name))?.config)
 }
 
 fn of(reading: &Reading, server: &Arc<ServerConfig>) -> Option<PathBuf> {
@@ -135,9 +135,9 @@ fn a_name_is_shown_the_first_that_has_it_and_others_the_first_of_all() {
         assert_eq!(shown(&all, name), Some(expected.into()), "{name}");
     }
     let strict = all.certificates.terminator(&[], true);
-    assert!(strict.config(Some("a.test")).is_some());
-    assert!(strict.config(Some("other.test")).is_none());
-    assert!(strict.config(None).is_none());
+    assert!(strict.shown(Some("a.test")).is_some());
+    assert!(strict.shown(Some("other.test")).is_none());
+    assert!(strict.shown(None).is_none());
 
     let rest = place.read(&format!("{folder}{listed}"), None);
     assert_eq!(shown(&rest, "other.test"), Some("one".into()));
@@ -150,14 +150,14 @@ fn with_nothing_given_one_is_made_and_kept() {
     let place = Place::new();
     let first = place.read("", None);
     assert_eq!(shown(&first, "localhost"), None);
-    assert!(first.certificates.terminator(&[], true).config(Some("localhost")).is_some());
+    assert!(first.certificates.terminator(&[], true).shown(Some("localhost")).is_some());
     let second = place.read("", Some(&first));
     assert!(second.certificates.is(&first.certificates));
     // A folder is something, though there is nothing in it.
     place.write("folder/README", "");
     let empty = place.read("[tls]\ncert_dir = \"@/folder\"\n", None);
     assert!(empty.check().is_ok());
-    assert!(empty.certificates.terminator(&[], false).config(None).is_none());
+    assert!(empty.certificates.terminator(&[], false).shown(None).is_none());
     assert_eq!(empty.certificates.doubts(clock::wall()).len(), 1);
 }
 
@@ -183,7 +183,7 @@ fn a_folder_holds_pairs_of_several_shapes_and_other_things() {
             ("lost.key: has no certificate (NAME.crt or NAME.pem) beside it".into(), false),
         ]
     );
-    let names = reading.certificates.entries.iter().flat_map(Entry::names);
+    let names = reading.certificates.entries.iter().flat_map(Entry::names).map(ToString::to_string);
     assert_eq!(names.collect::<Vec<_>>(), ["x.test", "y.test", "y.test"]);
 }
 
@@ -331,7 +331,8 @@ fn a_name_is_the_common_one_only_when_there_is_no_other() {
         place.made(name, &params);
         let toml = format!("[tls]\ncert = \"@/{name}.crt\"\nkey = \"@/{name}.key\"\n");
         let reading = place.read(&toml, None);
-        let names: Vec<String> = reading.certificates.entries[0].names().collect();
+        let names: Vec<String> =
+            reading.certificates.entries[0].names().map(ToString::to_string).collect();
         assert_eq!(names, [if name == "with" { "san.test" } else { "cn.test" }]);
     }
 }
@@ -340,7 +341,7 @@ fn a_name_is_the_common_one_only_when_there_is_no_other() {
 fn resumes(one: &Reading, other: &Reading, name: &str) -> bool {
     let server = |reading: &Reading| {
         let terminator = reading.certificates.terminator(&[], false);
-        Arc::clone(terminator.config(Some(name)).unwrap())
+        Arc::clone(&terminator.shown(Some(name)).unwrap().config)
     };
     let ticket = server(one).ticketer.encrypt(b"who has shown what").unwrap();
     let said = server(other).ticketer.decrypt(&ticket);
@@ -398,4 +399,41 @@ fn a_file_that_is_too_long_is_not_read() {
     place.write("a.key", &"x".repeat(2 << 20));
     let said = refused(&place.read("[tls]\ncert = \"@/a.crt\"\nkey = \"@/a.key\"\n", None));
     assert!(said.ends_with("a.key: is longer than 1048576 bytes"), "{said}");
+}
+
+#[test]
+fn what_is_decided_for_a_name_goes_before_what_other_certificates_say_and_holds_below() {
+    let place = Place::new();
+    place.pair("main", &["main.test", "admin.test", "a.deep.test"]);
+    place.pair("guarded", &["admin.test", "*.deep.test"]);
+    place.pair("free", &["free.deep.test"]);
+    place.pair("folder/f", &["admin.test", "b.deep.test"]);
+    place.write("ca.pem", &ca());
+    let toml = "[tls]\ncert = \"@/main.crt\"\nkey = \"@/main.key\"\ncert_dir = \"@/folder\"\n\
+                [[certificate]]\ncert = \"@/guarded.crt\"\nkey = \"@/guarded.key\"\n\
+                client_ca = \"@/ca.pem\"\n\
+                [[certificate]]\ncert = \"@/free.crt\"\nkey = \"@/free.key\"\n\
+                names = [\"free.deep.test\"]\n";
+    let reading = place.read(toml, None);
+    assert_eq!(reasons(&reading), []);
+    let guard = &reading.certificates.entries[1].policy;
+    let terminator = reading.certificates.terminator(&[], false);
+    for (name, expected, is_asked) in [
+        ("admin.test", "guarded", true),
+        ("a.deep.test", "guarded", true),
+        ("b.deep.test", "guarded", true),
+        ("x.y.deep.test", "guarded", true),
+        ("free.deep.test", "free", false),
+        ("main.test", "main", false),
+        ("other.test", "main", false),
+    ] {
+        assert_eq!(shown(&reading, name), Some(expected.into()), "{name}");
+        assert_eq!(terminator.asks_the_same(Some(name), guard), is_asked, "{name}");
+    }
+    let strict = reading.certificates.terminator(&[], true);
+    assert!(strict.shown(Some("x.y.deep.test")).is_none() && strict.shown(None).is_none());
+    assert!(strict.asks_the_same(Some("a.deep.test"), guard));
+    let said = reading.certificates.doubts(clock::wall());
+    let warns = |(_, text): &(_, String)| text.contains("guarded.crt: only those need");
+    assert!(said.iter().any(warns), "{said:?}");
 }

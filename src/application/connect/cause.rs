@@ -3,6 +3,7 @@
 use std::fmt::{self, Display};
 
 use rustix::io::Errno;
+use rustls::{AlertDescription, Error};
 
 use crate::application::relay::Failed;
 use crate::infrastructure::meters::DialFailure;
@@ -19,6 +20,13 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Whether it comes of what the client asks for: a protocol (ALPN) that the backend does not speak.
+    #[must_use]
+    pub const fn is_of_the_client(&self) -> bool {
+        const UNKNOWN: AlertDescription = AlertDescription::NoApplicationProtocol;
+        matches!(self, Self::Tls(Failed::Tls(Error::AlertReceived(UNKNOWN))))
+    }
+
     /// What it is called in metrics.
     #[must_use]
     pub const fn kind(&self) -> DialFailure {

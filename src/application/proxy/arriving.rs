@@ -27,7 +27,7 @@ use crate::infrastructure::slab::Key;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest handshake: two round trips of a slow network, with segments lost on the way.
 const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
-/// Most that one worker waits for. A handshake holds about 10 KiB; and who comes in a flood of those that
+/// Most that one worker waits for. A handshake holds about 10 KiB, 40 at most; and who comes in a flood of those that
 /// never say anything is served all the same, since the one that has waited longest goes.
 const MOST: usize = 8_192;
 
@@ -197,8 +197,8 @@ impl Proxy {
                 let Some(table) = table else {
                     end.say_last(length, &UNRECOGNIZED_NAME, &mut self.tools.scratch);
                     let location = snapshot.geo.locate(comer.client.ip());
-                    let why = (None, location, Reason::NoBackend);
-                    return self.refuse(&comer, Some(id), why, now);
+                    let record = Record::new(comer.client, Reason::NoBackend);
+                    return self.refuse(&comer, Some(id), (None, location), record, now);
                 };
                 self.carry(comer, end, Some(id), admitted, Some(table), &snapshot, now);
             }
@@ -211,9 +211,16 @@ impl Proxy {
                     let meters = &self.shared.meters;
                     meters.shaken_hands(self.share, session.version(), session.resumed());
                 }
-                comer.name = handshake.name;
                 let snapshot = self.shared.snapshot.load_full();
-                if snapshot.listener(comer.listener).is_some_and(|rules| rules.http) {
+                let rules = snapshot.listener(comer.listener);
+                let now_asked = rules.and_then(|rules| rules.tls.as_ref());
+                let is_enough = end.tls().is_some_and(|tls| handshake.is_enough(tls, now_asked));
+                comer.name = handshake.name;
+                if !is_enough {
+                    let why = (None, Location::default(), Reason::TlsFailed);
+                    return self.turn_away(&comer, end, Some(id), why, now);
+                }
+                if rules.is_some_and(|rules| rules.http) {
                     return self.serve(comer, end, Some(id), admitted, &snapshot, now);
                 }
                 let table = snapshot.table_of(comer.name.as_deref(), comer.listener);
@@ -225,8 +232,8 @@ impl Proxy {
                     comer.name = handshake.name;
                 }
                 securing::refuse(end, &mut self.tools);
-                let why = (None, Location::default(), Reason::TlsFailed);
-                self.refuse(&comer, Some(id), why, now);
+                let record = Record::new(comer.client, Reason::TlsFailed);
+                self.refuse(&comer, Some(id), (None, Location::default()), record, now);
             }
         }
     }

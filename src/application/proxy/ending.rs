@@ -12,7 +12,7 @@ use crate::domain::time::Time;
 use crate::infrastructure::slab::Key;
 
 /// What there is to tell of the TLS of a client.
-fn tell_of_tls(record: &mut Record, client: &End) {
+pub(super) fn tell_of_tls(record: &mut Record, client: &End) {
     if let Some(session) = client.tls() {
         record.tls = session.version();
         record.client_name = session.peer_name();

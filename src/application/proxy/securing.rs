@@ -8,10 +8,15 @@ use super::{CLIENT, Comer, Proxy};
 use crate::application::account::Reason;
 use crate::application::admission::Admitted;
 use crate::application::relay::{End, Failed, Tools};
+use crate::clock;
 use crate::domain::time::Time;
-use crate::infrastructure::client_hello::{self, Outcome};
+use crate::infrastructure::client_hello::{self, Outcome, Wrong};
 use crate::infrastructure::slab::Key;
-use crate::infrastructure::tls::{Session, Terminator};
+use crate::infrastructure::tls::{Policy, Session, Terminator};
+
+/// Most that is kept of what a client says in the midst of its handshake, in bytes: a chain of certificates
+/// with keys that withstand quantum computers has about 20 thousand.
+const LONGEST_FLIGHT: usize = 32 << 10;
 
 /// A handshake that has begun.
 pub(super) struct Handshake {
@@ -21,6 +26,8 @@ pub(super) struct Handshake {
     need: usize,
     /// The server's name that the client asks for.
     pub name: Option<Box<str>>,
+    /// What is asked of the client.
+    policy: Option<Arc<Policy>>,
 }
 
 impl Proxy {
@@ -35,7 +42,8 @@ impl Proxy {
         now: Time,
     ) {
         let terminator = Arc::clone(terminator);
-        let handshake = Handshake { terminator, hello: Vec::new(), need: 0, name: None };
+        let handshake =
+            Handshake { terminator, hello: Vec::new(), need: 0, name: None, policy: None };
         let awaits = Awaits::Handshake(admitted, Box::new(handshake));
         self.await_first(Arriving::new(end, comer, awaits, now), key, now);
     }
@@ -65,6 +73,9 @@ impl Handshake {
         }
         match end.handshake(tools) {
             Ok(true) => Look::Secured,
+            Ok(false) if end.tls().is_some_and(|tls| tls.unread() > LONGEST_FLIGHT) => {
+                failed(&Failed::TooLong)
+            }
             Ok(false) => Look::Waits,
             Err(Failed::Socket(_)) => Look::Ends(Reason::ClientReset),
             Err(error) => failed(&error),
@@ -96,16 +107,19 @@ impl Handshake {
                 return Err(Look::Waits);
             }
             Outcome::Done { hello, .. } => hello.name().map(|name| name.as_str().into()),
+            // The library would wait for all of it.
+            Outcome::Wrong(wrong @ Wrong::TooLong(_)) => return Err(failed(&wrong)),
             // It is told why, in the words of the library.
             Outcome::Wrong(_) => None,
         };
         self.hello = Vec::new();
         self.name = name;
-        let Some(config) = self.terminator.config(self.name.as_deref()) else {
+        let Some(shown) = self.terminator.shown(self.name.as_deref()) else {
             return Err(Look::Unrecognized);
         };
+        self.policy = Some(Arc::clone(&shown.policy));
         plain.clear();
-        let mut session = Session::server(config).map_err(|error| failed(&error))?;
+        let mut session = Session::server(&shown.config).map_err(|error| failed(&error))?;
         let taken = session.take(arrived, plain);
         session.keep_early(plain);
         end.secure(Box::new(session));
@@ -113,6 +127,17 @@ impl Handshake {
             let _ = end.flush();
             failed(&error)
         })
+    }
+}
+
+impl Handshake {
+    /// Whether what has been asked of the client is what is asked of it now, and what it has shown is
+    /// still worth something: a session may go on for longer than a certificate is valid.
+    pub(super) fn is_enough(&self, session: &Session, now: Option<&Arc<Terminator>>) -> bool {
+        let name = self.name.as_deref();
+        let asked = self.policy.as_ref().zip(now);
+        asked.is_some_and(|(policy, now)| now.asks_the_same(name, policy))
+            && !(session.resumed() && session.peer_has_expired(clock::wall()))
     }
 }
 

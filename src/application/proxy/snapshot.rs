@@ -63,8 +63,11 @@ impl Snapshot {
 
     /// The table of the app that a server's name leads to; else of the app for other names.
     pub(super) fn table_of(&self, name: Option<&str>, listener: u16) -> Option<&Arc<AppTable>> {
-        let named = name.and_then(|name| self.tables.get(self.names.get(name)?));
-        named.or_else(|| self.listener(listener)?.table.as_ref())
+        match name.and_then(|name| self.names.get(name)) {
+            // One without a backend is still not another.
+            Some(app) => self.tables.get(app),
+            None => self.listener(listener)?.table.as_ref(),
+        }
     }
 
     /// The table of the app that a host leads to; `None` when it leads nowhere. Where the listener's app

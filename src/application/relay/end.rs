@@ -60,6 +60,9 @@ pub enum Failed {
     /// The peer does not keep to TLS, or is not who it must be.
     #[error("{0}")]
     Tls(rustls::Error),
+    /// It has sent a message of which no more can be kept.
+    #[error("a message of TLS that is too long")]
+    TooLong,
     /// It has sent its last byte in the midst of a handshake.
     #[error("the connection was closed during the handshake")]
     Closed,
@@ -207,8 +210,14 @@ impl End {
             let Some(raw) = received else { return Ok(None) };
             return Ok(Some(self.note_read(raw, raw, room)));
         };
+        if let Some(error) = session.failure() {
+            return Err(Failed::Tls(error.clone()));
+        }
         let unread = session.unread_into(&mut tools.scratch);
         let room = tools.scratch.len() - unread;
+        if room == 0 {
+            return Err(Failed::TooLong);
+        }
         let received = self.receive(&mut tools.scratch[unread..]);
         let Some(session) = &mut self.tls else { return Ok(None) };
         let arrived =
@@ -227,7 +236,12 @@ impl End {
         if let Err(error) = taken {
             // Says why, if that can be said now.
             let _ = self.flush();
-            return Err(Failed::Tls(error));
+            if tools.plain.is_empty() {
+                return Err(Failed::Tls(error));
+            }
+            // What came before it counts; then it is found once more.
+            self.readable = true;
+            return Ok(Some(Read { bytes: tools.plain.len(), raw, full: false, ended: false }));
         }
         let mut read = self.note_read(raw, tools.plain.len(), room);
         read.ended |= peer_closed;
@@ -245,9 +259,8 @@ impl End {
                 return Ok(true);
             }
             if !self.readable {
-                // Nobody tells of an end again, whether TCP has said it or TLS.
-                let ended = self.read_closed || self.is_finished();
-                return if ended { Err(Failed::Closed) } else { Ok(false) };
+                // Nobody tells of an end again.
+                return if self.read_closed { Err(Failed::Closed) } else { Ok(false) };
             }
             let Some(read) = self.read(tools)? else { return Ok(false) };
             let Some(session) = &mut self.tls else { return Ok(false) };

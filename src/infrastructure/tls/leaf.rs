@@ -1,5 +1,7 @@
 //! What a certificate says of whom it is for.
 
+use std::time::Duration;
+
 use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -64,6 +66,13 @@ pub(super) fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
     });
     let name = common.or(other)?;
     Some(name[..name.floor_char_boundary(MAX_PEER_NAME)].into())
+}
+
+/// Whether `certificate` is valid at `now` (time since the Unix epoch), as far as that can be told.
+pub(super) fn is_valid_at(certificate: &CertificateDer<'_>, now: Duration) -> bool {
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    X509Certificate::from_der(certificate)
+        .is_ok_and(|(_, certificate)| now <= certificate.validity().not_after.timestamp())
 }
 
 fn names(leaf: &X509Certificate<'_>) -> Vec<HostPattern> {

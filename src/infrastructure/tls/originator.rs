@@ -13,6 +13,8 @@ use rustls::{ClientConfig, RootCertStore};
 use super::pair::{BadFile, certificates, read_file};
 use super::{Chain, Verifier, provider};
 
+/// What errors call those whom the system trusts.
+const SYSTEM: &str = "the system's certificates";
 /// Sessions that are remembered of one server: of version 1.3, tickets for that many connections at once.
 const SESSIONS: usize = 1;
 
@@ -49,12 +51,13 @@ impl Originator {
     /// Reads the files. Blocks while it does.
     ///
     /// # Errors
-    /// When one of them is not what it should be.
-    pub fn read(spec: &OriginSpec) -> Result<Self, BadFile> {
+    /// When one of them is not what it should be; when it takes the place of one that `is_had` already,
+    /// also when those that the system trusts cannot all be read.
+    pub fn read(spec: &OriginSpec, is_had: bool) -> Result<Self, BadFile> {
         let trusted = match &spec.ca {
             _ if !spec.verify => Vec::new(),
             Some(ca) => certificates(ca, &read_file(ca)?)?,
-            None => rustls_native_certs::load_native_certs().certs,
+            None => system_roots(is_had)?,
         };
         let chain = if spec.verify { Some(chain(spec, &trusted)?) } else { None };
         let verifier = Arc::new(Verifier::new(chain, provider()));
@@ -121,6 +124,18 @@ impl PartialEq for Originator {
 
 impl Eq for Originator {}
 
+/// Whom the operating system trusts.
+fn system_roots(is_had: bool) -> Result<Vec<CertificateDer<'static>>, BadFile> {
+    let found = rustls_native_certs::load_native_certs();
+    if let Some(error) = found.errors.first() {
+        if is_had {
+            return Err(BadFile::new(Path::new(SYSTEM), error.to_string()));
+        }
+        tracing::warn!("{SYSTEM}: {error}");
+    }
+    Ok(found.certs)
+}
+
 fn chain(spec: &OriginSpec, trusted: &[CertificateDer<'static>]) -> Result<Chain, BadFile> {
     let mut roots = RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(trusted.iter().cloned());
@@ -130,7 +145,7 @@ fn chain(spec: &OriginSpec, trusted: &[CertificateDer<'static>]) -> Result<Chain
     Err(match &spec.ca {
         Some(ca) => BadFile::new(ca, "holds no certificate that can be trusted"),
         None => BadFile::new(
-            Path::new("the system's certificates"),
+            Path::new(SYSTEM),
             "this system trusts nobody; install its ca-certificates, or name a file with `ca`",
         ),
     })

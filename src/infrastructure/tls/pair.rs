@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
+use rustix::fs::{Mode, OFlags};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
@@ -137,7 +138,15 @@ pub(super) fn certificates(
 /// All that a file holds, if that is not too much.
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, BadFile> {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
+    // A pipe is not waited for.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty()).map(File::from);
+    let read = opened.map_err(std::io::Error::from).and_then(|file| {
+        if !file.metadata()?.is_file() {
+            return Err(std::io::Error::other("it is no regular file"));
+        }
+        file.take(MAX_FILE + 1).read_to_end(&mut bytes)
+    });
     read.map_err(|error| BadFile::new(path, format!("cannot be read: {error}")))?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(BadFile::new(path, format!("is longer than {MAX_FILE} bytes")));

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -11,7 +12,7 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig};
 
-use super::leaf::name_of;
+use super::leaf::{is_valid_at, name_of};
 
 /// The most plaintext in one record, in bytes (RFC 8446, 5.1).
 const RECORD: usize = 16 << 10;
@@ -34,6 +35,8 @@ pub struct Session {
     incoming: Vec<u8>,
     /// What came behind the handshake, before anybody could take it.
     early: Vec<u8>,
+    /// Why it cannot go on.
+    failure: Option<Error>,
     /// Whether the peer was told that nothing follows.
     closed: bool,
 }
@@ -87,13 +90,25 @@ impl Session {
 
     fn new(machine: Machine) -> Self {
         let (incoming, early) = (Vec::new(), Vec::new());
-        Self { machine, said: Said::default(), incoming, early, closed: false }
+        Self { machine, said: Said::default(), incoming, early, failure: None, closed: false }
     }
 
     /// Whether the handshake is over.
     #[must_use]
     pub fn is_open(&self) -> bool {
         !self.machine.is_handshaking()
+    }
+
+    /// Why nothing more can be taken up, if so.
+    #[must_use]
+    pub const fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
+    }
+
+    /// How many bytes are kept of what is not whole.
+    #[must_use]
+    pub const fn unread(&self) -> usize {
+        self.incoming.len()
     }
 
     /// Whether the peer has said that nothing follows.
@@ -123,6 +138,7 @@ impl Session {
         };
         // The alert is the last that is said.
         self.closed |= taken.is_err();
+        self.failure = taken.as_ref().err().cloned();
         let taken = taken?;
         // After the end nothing counts.
         if taken < arrived.len() && !self.said.peer_closed {
@@ -228,6 +244,12 @@ impl Session {
     #[must_use]
     pub fn peer_name(&self) -> Option<String> {
         name_of(self.peer_certificate()?)
+    }
+
+    /// Whether that certificate is not valid any more at `now` (time since the Unix epoch).
+    #[must_use]
+    pub fn peer_has_expired(&self, now: Duration) -> bool {
+        self.peer_certificate().is_some_and(|certificate| !is_valid_at(certificate, now))
     }
 
     /// The certificate with which the peer has shown who it is.

@@ -439,12 +439,9 @@ fn what_comes_into_the_folder_is_shown_and_what_leaves_it_is_not() {
     replace(&tls.edge.site.path("folder/b/fullchain.pem"), &b.cert);
     replace(&tls.edge.site.path("folder/b/privkey.pem"), &b.key);
     tls.shows("b.test", b);
-    let expiry = "edgeproxy_tls_certificate_expiry_timestamp_seconds";
+    let expiry = "edgeproxy_certificate_not_after_timestamp_seconds";
     let page = tls.edge.get("/metrics").body;
-    assert!(
-        page.contains(&format!("{expiry}{{certificate=\"folder/b/fullchain.pem\"}} ")),
-        "{page}"
-    );
+    assert!(page.contains(&format!("{expiry}{{name=\"folder/b/fullchain.pem\"}} ")), "{page}");
     fs::remove_dir_all(tls.edge.site.path("folder/b")).unwrap();
     tls.shows("b.test", a);
     assert_eq!(tls.edge.times_logged("ERROR"), 1, "only that there was none");

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Duration;
 
 use super::peer::{
     ALERT, CHANGE_CIPHER_SPEC, DATA, Forger, HANDSHAKE, Pop, TLS12, TLS13, VERSIONS, connection,
@@ -105,10 +106,33 @@ fn what_is_no_handshake_is_told_so_and_hurts_nobody() {
 }
 
 #[test]
-fn an_alert_before_a_hello_is_an_end() {
+fn a_message_that_grows_and_grows_is_not_kept() {
     let backend = Backend::echo();
     let mut pop = Pop::before(&backend);
-    for alert in [[1, 0], [FATAL, 40], [FATAL, 80]] {
+    // What follows the hello of TLS 1.2 is not sealed: 55 KiB of a message of 64 KiB.
+    let hello = to_send(&mut connection(&Arc::new(pop.config(&TLS12))));
+    let message = [&[16, 0, 255, 255][..], &vec![0; 55 << 10]].concat();
+    let records: Vec<u8> =
+        message.chunks(16 << 10).flat_map(|piece| record(HANDSHAKE, piece)).collect();
+    let mut client = pop.client();
+    let from = client.addr();
+    client.stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    client.stream.write_all(&hello).unwrap();
+    client.stream.read_exact(&mut [0]).unwrap();
+    let _ = client.stream.write_all(&records);
+    // Long before its time has come.
+    if let Err(error) = client.rest() {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    assert_eq!(pop.reason_of(from), "tls_failed");
+    pop.is_unhurt();
+}
+
+#[test]
+fn a_fatal_alert_before_a_hello_is_an_end() {
+    let backend = Backend::echo();
+    let mut pop = Pop::before(&backend);
+    for alert in [[FATAL, 40], [FATAL, 80]] {
         let (_, from) = answer(&pop, &record(ALERT, &alert));
         assert_eq!(pop.reason_of(from), "tls_failed");
     }

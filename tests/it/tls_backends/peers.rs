@@ -329,10 +329,6 @@ impl Secured {
         self.backend.addr()
     }
 
-    pub fn backend(&self) -> &Backend {
-        &self.backend
-    }
-
     /// The handshakes so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
