@@ -11,7 +11,7 @@ use super::certificates::{Certificates, Standing};
 use crate::adapters::inbound::listener::{self, Listener};
 use crate::application::proxy::ListenerRules;
 use crate::application::upstreams::{AppTable, Tables};
-use crate::config::{Mode, Config, ListenerTls, Protocols, Settings};
+use crate::config::{Config, ListenerTls, Mode, Protocols, Settings};
 use crate::domain::App;
 use crate::infrastructure::tls::Terminator;
 

@@ -128,6 +128,20 @@ impl Metrics {
         )
         .histogram(&[], &meters.setup());
         page.family(
+            "edgeproxy_http_requests_total",
+            Kind::Counter,
+            "Requests in http mode by the class of their answers' status; none = there was no answer.",
+        );
+        for (class, count) in meters.answers() {
+            page.sample(&[("status", class)], count);
+        }
+        page.family(
+            "edgeproxy_http_request_seconds",
+            Kind::Histogram,
+            "Time from a request's head to the end of its answer.",
+        )
+        .histogram(&[], &meters.requests());
+        page.family(
             "edgeproxy_tls_handshakes_total",
             Kind::Counter,
             "Handshakes of TLS with clients that came to their end; those that failed are in edgeproxy_refused_total (tls_failed).",

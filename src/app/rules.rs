@@ -8,7 +8,7 @@ use super::origins::Origins;
 use crate::application::admission;
 use crate::application::connect;
 use crate::application::locate::Geo;
-use crate::application::proxy::Snapshot;
+use crate::application::proxy::{HttpRules, Snapshot};
 use crate::application::upstreams::{AppRules, Rules, Tables, WarmRules};
 use crate::config::{AppConfig, Config, SendProxy, Settings};
 use crate::domain::App;
@@ -75,6 +75,7 @@ pub(super) fn snapshot(
         geo,
         dial: dial(settings),
         warm: warm(settings, machine),
+        http: http(settings),
         user_timeout: settings.tcp_user_timeout_secs.get(),
     }
 }
@@ -196,6 +197,18 @@ fn dial(settings: &Settings) -> connect::Rules {
     connect::Rules {
         timeout: settings.pool_connect_timeout_secs.get(),
         tries: settings.connect_tries.get() as usize,
+    }
+}
+
+/// How long requests may take.
+fn http(settings: &Settings) -> HttpRules {
+    HttpRules {
+        header_timeout: settings.http_header_timeout_secs.get(),
+        body_timeout: settings.http_body_timeout_secs.get(),
+        request_timeout: settings.http_request_timeout_secs.get(),
+        keep_alive_timeout: settings.http_keep_alive_timeout_secs.get(),
+        response_timeout: settings.http_response_timeout_secs.get(),
+        trusted: Arc::new(settings.http_trusted.get().iter().map(|c| (*c, ())).collect()),
     }
 }
 

@@ -65,6 +65,16 @@ reasons! {
     Drained = "drained",
     /// An operator closed it, or has those of unhealthy backends closed.
     Killed = "killed",
+    /// The backend has answered the request.
+    Served = "served",
+    /// The request was malformed, ambiguous or of a kind that is not served.
+    BadRequest = "bad_request",
+    /// No app has the host that was asked for.
+    UnknownHost = "unknown_host",
+    /// The client took too long to make its request.
+    RequestTimeout = "request_timeout",
+    /// The backend took too long to answer.
+    ResponseTimeout = "response_timeout",
     /// This process could not go on with it (descriptors, memory).
     Internal = "internal",
 }
@@ -100,7 +110,7 @@ pub enum Format {
 
 /// What is left of a connection.
 #[derive(Debug)]
-pub struct Record {
+pub struct Record<'r> {
     /// The client.
     pub client: SocketAddr,
     /// The country that it is in.
@@ -127,9 +137,28 @@ pub struct Record {
     pub total: Duration,
     /// Why it ended.
     pub reason: Reason,
+    /// The request, where this is about one.
+    pub request: Option<Requested<'r>>,
 }
 
-impl Record {
+/// A request and how it was answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Requested<'r> {
+    /// As it is written.
+    pub method: &'r str,
+    /// The path and the query.
+    pub path: &'r str,
+    /// Who was asked.
+    pub host: Option<&'r str>,
+    /// `HTTP/1.0` to `HTTP/2`.
+    pub version: &'static str,
+    /// Of the answer; `None` = there was none.
+    pub status: Option<u16>,
+    /// By which the request is known: the trace of W3C Trace Context.
+    pub id: u128,
+}
+
+impl Record<'_> {
     /// A connection that got nowhere.
     #[must_use]
     pub const fn new(client: SocketAddr, reason: Reason) -> Self {
@@ -147,6 +176,7 @@ impl Record {
             setup: None,
             total: Duration::ZERO,
             reason,
+            request: None,
         }
     }
 }
@@ -166,7 +196,7 @@ pub fn write_line(
     format: Format,
     wall: Duration,
     asked: Asked<'_>,
-    record: &Record,
+    record: &Record<'_>,
 ) {
     let mut line = Line { out, json: format == Format::Json };
     let backend = record.backend.as_deref();
@@ -187,6 +217,14 @@ pub fn write_line(
     line.millis("setup_ms", record.setup);
     line.millis("duration_ms", Some(record.total));
     line.text("reason", Some(record.reason.as_str()));
+    if let Some(Requested { method, path, host, version, status, id }) = record.request {
+        line.text("method", Some(method));
+        line.foreign("host", host);
+        line.foreign("path", Some(path));
+        line.text("version", Some(version));
+        line.number("status", status.map(u64::from));
+        line.hex("request_id", id);
+    }
     line.end();
 }
 
@@ -258,6 +296,13 @@ impl Line<'_> {
             None => self.absent(),
             Some(number) => push_number(self.out, number),
         }
+    }
+
+    fn hex(&mut self, key: &str, number: u128) {
+        self.key(key);
+        let quote = if self.json { "\"" } else { "" };
+        // Writing to memory cannot fail.
+        let _ = write!(self.out, "{quote}{number:032x}{quote}");
     }
 
     fn millis(&mut self, key: &str, value: Option<Duration>) {

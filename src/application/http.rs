@@ -1,12 +1,12 @@
 //! HTTP requests: what a backend is told of them, and clients of the answers. Nothing here waits or
-//! does I/O.
+//! dials.
 
 mod answer;
 mod exchange;
+mod flow;
 mod forward;
-mod message;
 
-pub use answer::Answer;
-pub use exchange::{Asked, Exchange, Out, Turn, read};
-pub use forward::{About, Passed, answer_head, request_head};
-pub use message::Flow;
+pub use answer::{Answer, Said};
+pub use exchange::{Arrived, Asked, Asker, Exchange, Out, Turn, read};
+pub use flow::Flow;
+pub use forward::{About, Passed, answer_head, end_to_end, is_field_for_trailers, request_head};

@@ -2,8 +2,10 @@
 //! now is taken up again by an event or at a time.
 
 mod arriving;
+mod asking;
 mod ending;
 mod relaying;
+mod reusing;
 mod securing;
 mod serving;
 mod snapshot;
@@ -37,8 +39,9 @@ use crate::infrastructure::slab::{Key, Slab};
 use crate::infrastructure::{ConnectionGuard, ShutdownController};
 use arriving::Arriving;
 use relaying::Relaying;
+use reusing::Leg;
 use serving::Serving;
-pub use snapshot::{ListenerRules, Snapshot};
+pub use snapshot::{HttpRules, ListenerRules, Snapshot};
 use upkeep::Forcing;
 use warming::Warming;
 
@@ -79,8 +82,8 @@ pub struct Proxy {
     in_order: VecDeque<Key>,
     /// Connections to backends that wait for a client.
     warm: HashMap<Key, Warming>,
-    /// Whose request each connection to a backend has, in http mode.
-    legs: HashMap<Key, Key>,
+    /// What each connection to a backend is for, in http mode.
+    legs: HashMap<Key, Leg>,
     no_warming_until: Time,
     number: usize,
     /// When dials are looked at again; those that are over are skipped.
@@ -220,7 +223,7 @@ impl Proxy {
     /// Whether nothing is open.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.connections.len() == self.warm.len()
+        self.connections.len() == self.warm.len() + self.resting()
     }
 
     /// Takes a connection through every stage as far as it goes without waiting: admission, locate,
@@ -271,7 +274,7 @@ impl Proxy {
             return self.await_handshake(comer, end, key, admitted, terminator, now);
         }
         if http {
-            return self.serve(comer, end, key, admitted, snapshot, now);
+            return self.serve(comer, end, None, key, admitted, snapshot, now);
         }
         let table = rules.and_then(|rules| rules.table.as_ref());
         self.carry(comer, end, key, admitted, table, snapshot, now);
@@ -320,7 +323,7 @@ impl Proxy {
         comer: &Comer,
         key: Option<Key>,
         (table, location): (Option<&AppTable>, Location),
-        mut record: Record,
+        mut record: Record<'_>,
         now: Time,
     ) {
         if let Some(key) = key {
@@ -426,15 +429,13 @@ impl Proxy {
         let Some(mut connection) = self.connections.take(id) else {
             return match self.arriving.remove(&id) {
                 Some(arriving) => self.arrival_event(id, arriving, event, now),
-                None => match self.legs.get(&id).copied() {
-                    Some(client) => self.leg_event(client, (id, part), event, now),
-                    None => self.warm_event(id, event, now),
-                },
+                None if self.legs.contains_key(&id) => self.leg_event((id, part), event, now),
+                None => self.warm_event(id, event, now),
             };
         };
         self.connections.touch(id, ticks(now));
         match &mut connection.stage {
-            Stage::Serving(_) => self.serving_event(id, connection, (None, part), event, now),
+            Stage::Serving(_) => self.serving_event(id, connection, event, now),
             Stage::Dialing { client, .. } if part == CLIENT => {
                 client.note(event);
                 // One that has said all in TLS and gone resets what it is told: it is still heard.
@@ -478,10 +479,15 @@ impl Proxy {
     /// Goes on with a connection after others had their turn.
     pub fn resume(&mut self, id: Key, now: Time) {
         let Some(mut connection) = self.connections.take(id) else { return };
-        if let Stage::Relaying(Relaying { queued, .. }) = &mut connection.stage {
-            *queued = false;
-        }
         self.connections.touch(id, ticks(now));
+        match &mut connection.stage {
+            Stage::Serving(serving) => {
+                serving.queued = false;
+                return self.go_on(id, connection, now);
+            }
+            Stage::Relaying(relaying) => relaying.queued = false,
+            Stage::Dialing { .. } | Stage::Between => {}
+        }
         self.turn(id, connection, now);
     }
 

@@ -116,6 +116,12 @@ impl Relay {
         Self { backend, up: Flow { held, ..self.up }, preamble: length, ..self }
     }
 
+    /// The same with `bytes` of the backend's that have been read already.
+    #[must_use]
+    pub fn followed_by(self, bytes: Box<[u8]>) -> Self {
+        Self { down: Flow { held: Held::Bytes { bytes, from: 0 }, ..self.down }, ..self }
+    }
+
     /// The client's bytes that have left towards the backend.
     #[must_use]
     pub fn sent(&self) -> u64 {

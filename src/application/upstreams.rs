@@ -4,6 +4,7 @@
 //! (same id, same address) keeps its [`Upstream`], and with it its count and its dial record.
 
 mod places;
+mod resting;
 mod route_counts;
 mod upstream;
 mod warm;
@@ -26,6 +27,7 @@ use crate::infrastructure::health_checker::Health;
 use crate::infrastructure::meters::Meters;
 use crate::infrastructure::proxy_protocol::Version;
 use crate::infrastructure::tls::Originator;
+pub use resting::Rested;
 pub use route_counts::RouteCounts;
 pub use upstream::{Believed, Dials, PROBE_TIME, Slot, Upstream};
 pub use warm::{Keeper, Kept, WarmRules};

@@ -18,7 +18,6 @@ use crate::domain::App;
 use crate::domain::balance::Spill;
 use crate::domain::host::HostPattern;
 
-
 /// What holds for one app, where it differs from the settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AppConfig {

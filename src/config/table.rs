@@ -84,6 +84,24 @@ settings! {
         "shutdown.delay_secs", reload, now,
         "Keep accepting for so many seconds after the signal.";
 
+    http_header_timeout_secs: Seconds<1, DAY> = "10", EDGEPROXY_HTTP_HEADER_TIMEOUT_SECS,
+        "http.header_timeout_secs", reload, now,
+        "Http mode: longest time for the head of a request, in seconds.";
+    http_body_timeout_secs: Seconds<1, DAY> = "60", EDGEPROXY_HTTP_BODY_TIMEOUT_SECS,
+        "http.body_timeout_secs", reload, now,
+        "Http mode: longest pause in a body, in seconds, either way.";
+    http_request_timeout_secs: Seconds<0, DAY> = "0", EDGEPROXY_HTTP_REQUEST_TIMEOUT_SECS,
+        "http.request_timeout_secs", reload, now,
+        "Http mode: longest time for all of a request and its answer, in seconds; 0 = off.";
+    http_keep_alive_timeout_secs: Seconds<1, DAY> = "60", EDGEPROXY_HTTP_KEEP_ALIVE_TIMEOUT_SECS,
+        "http.keep_alive_timeout_secs", reload, now,
+        "Http mode: longest wait for the next request of a client, in seconds.";
+    http_response_timeout_secs: Seconds<1, DAY> = "60", EDGEPROXY_HTTP_RESPONSE_TIMEOUT_SECS,
+        "http.response_timeout_secs", reload, now,
+        "Http mode: longest wait for a backend to begin its answer, in seconds.";
+    http_trusted: Cidrs = "-", EDGEPROXY_HTTP_TRUSTED, "http.trusted", reload, now,
+        "Http mode: peers whose Forwarded and X-Forwarded-* are believed, as CIDRs.";
+
     rate_limit_enabled: bool = "false", EDGEPROXY_RATE_LIMIT_ENABLED, "rate_limit.enabled", reload,
         now,
         "Limit how often one client may connect.";

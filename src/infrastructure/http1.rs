@@ -41,7 +41,9 @@ pub struct Bad {
 }
 
 impl Bad {
-    const fn request(why: &'static str) -> Self {
+    /// A request that is none.
+    #[must_use]
+    pub const fn request(why: &'static str) -> Self {
         Self { status: 400, why }
     }
 
@@ -71,7 +73,7 @@ fn framing(fields: &[Field<'_>], minor: u8) -> Result<Option<Framing>, Bad> {
             }
             if codings.next().is_some() || !coding.value.eq_ignore_ascii_case(b"chunked") {
                 // Whoever reads it otherwise finds another end.
-                return Err(Bad::with(501, "a Transfer-Encoding other than chunked"));
+                return Err(Bad::request("a Transfer-Encoding other than chunked"));
             }
             Ok(Some(Framing::Chunked))
         }

@@ -19,6 +19,8 @@ const MAX_BACKENDS: usize = 20_000;
 const MAX_ROUTES: usize = 1_000;
 /// The versions of TLS whose handshakes are counted.
 pub const TLS_VERSIONS: [&str; 2] = ["TLSv1.2", "TLSv1.3"];
+/// The classes of the status of answers; requests without an answer are of the first.
+pub const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 /// The name under which what is beyond the bounds is counted.
 pub const OTHERS: &str = "_others";
 
@@ -42,6 +44,10 @@ struct Totals {
     sent: AtomicU64,
     received: AtomicU64,
     setup: Histogram,
+    /// Answers of each class of status, from 1xx on; the first counts requests without one.
+    answers: [AtomicU64; CLASSES.len()],
+    /// How long requests took.
+    requests: Histogram,
     /// Of each version of TLS, and whether they were resumed.
     handshakes: [[AtomicU64; 2]; TLS_VERSIONS.len()],
 }
@@ -154,6 +160,28 @@ impl Meters {
     /// Counts how long it took from accepting a client to its backend's answer.
     pub fn set_up(&self, share: Share, took: Duration) {
         self.shares[share.0].setup.observe(took);
+    }
+
+    /// Counts a request that was answered with `status`, or not at all, and how long it took.
+    pub fn answered(&self, share: Share, status: Option<u16>, took: Duration) {
+        let class = usize::from(status.unwrap_or_default() / 100);
+        let totals = &self.shares[share.0];
+        if let Some(count) = totals.answers.get(class) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        totals.requests.observe(took);
+    }
+
+    /// Requests by the class of their answers' status.
+    pub fn answers(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let classes = CLASSES.iter().enumerate();
+        classes.map(|(place, class)| (*class, self.sum(|totals| &totals.answers[place])))
+    }
+
+    /// How long requests took.
+    #[must_use]
+    pub fn requests(&self) -> Reading {
+        self.shares.iter().map(|totals| totals.requests.read()).sum()
     }
 
     /// Counts a handshake of TLS with a client.

@@ -19,7 +19,7 @@ pub struct Ended {
     refused: Mutex<Refused>,
 }
 
-const _: () = assert!(Reason::ALL.len() == 17);
+const _: () = assert!(Reason::ALL.len() == 22);
 
 /// Clients that were turned away since the last reading.
 #[derive(Debug, Default)]

@@ -1,13 +1,15 @@
-//! One request and its answer, between a client and a backend: the pump of http mode.
+//! One request and its answer, between whoever asks and a backend: the pump of http mode.
 
 use rustix::io::Errno;
 
-use super::{Flow, Passed, answer_head};
+use super::{Answer, Flow, Passed, Said, answer_head};
 use crate::application::relay::{End, Failed, Tools};
 use crate::infrastructure::http1::{Field, Found, Framing, MAX_HEADERS, Response, find};
 
 /// The longest head of a response, in bytes.
 const MAX_HEAD: usize = 64 << 10;
+/// Bytes moved for one request before others have their turn.
+const TURN: u64 = 1 << 20;
 
 /// Bytes that are to be sent.
 #[derive(Debug, Default)]
@@ -19,29 +21,130 @@ pub struct Out {
 impl Out {
     /// Whether all of it has been sent.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.from == self.bytes.len()
     }
 
-    /// Sends what can be sent; whether that was all.
+    /// What has not been sent.
+    #[must_use]
+    pub fn left(&self) -> &[u8] {
+        &self.bytes[self.from..]
+    }
+
+    /// Notes that so much of it has been sent.
+    pub fn sent(&mut self, bytes: usize) {
+        self.from += bytes;
+        if self.is_empty() {
+            self.bytes.clear();
+            self.from = 0;
+        }
+    }
+
+    /// Sends what can be sent; whether that was all. When it is the `last`, the end may go with it.
     ///
     /// # Errors
     /// When the peer is gone.
-    pub fn flush(&mut self, end: &mut End, tools: &mut Tools) -> Result<bool, Errno> {
+    pub fn flush(&mut self, end: &mut End, last: bool, tools: &mut Tools) -> Result<bool, Errno> {
         loop {
             if !end.flush()? {
                 return Ok(false);
             }
             if self.is_empty() {
-                // Idle connections hold nothing.
-                *self = Self::default();
                 return Ok(true);
             }
             if !end.is_writable() {
                 return Ok(false);
             }
-            self.from += end.write(&self.bytes[self.from..], false, &mut tools.sealed)?;
+            let written = end.write(&self.bytes[self.from..], last, &mut tools.sealed)?;
+            self.sent(written);
         }
+    }
+}
+
+/// What has come of a request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    /// Nothing, until an event.
+    Nothing,
+    /// Something.
+    More,
+    /// All that will ever come.
+    End,
+}
+
+/// Who has made a request, in whichever version of HTTP.
+pub trait Asker {
+    /// Reads what has come of the body, to the end of `held`.
+    ///
+    /// # Errors
+    /// When whoever asked is gone.
+    fn read(&mut self, held: &mut Vec<u8>, tools: &mut Tools) -> Result<Arrived, Failed>;
+
+    /// Sends what can be sent of an answer; whether that was all. `last` when the connection ends
+    /// behind it.
+    ///
+    /// # Errors
+    /// When whoever asked is gone.
+    fn send(&mut self, out: &mut Out, last: bool, tools: &mut Tools) -> Result<bool, Errno>;
+
+    /// Begins an answer, or has one go before it (status 100 to 199).
+    ///
+    /// # Errors
+    /// When whoever asked is gone.
+    fn begin(
+        &mut self,
+        response: &Response<'_, '_>,
+        passed: Passed,
+        out: &mut Out,
+    ) -> Result<(), Errno>;
+
+    /// Ends an answer, all of which has been sent, with the fields behind it if there are any.
+    ///
+    /// # Errors
+    /// When whoever asked is gone.
+    fn end(&mut self, trailers: &[u8]) -> Result<(), Errno>;
+
+    /// Says an answer of our own, of which the rest is to be sent.
+    ///
+    /// # Errors
+    /// When whoever asked is gone.
+    fn answer(&mut self, answer: &Answer, said: &Said, out: &mut Out) -> Result<(), Errno>;
+
+    /// How the body of an answer is framed for whoever asked, which comes framed otherwise.
+    fn framing(&self, framing: Framing) -> Framing;
+}
+
+/// Who asks by HTTP/1: the connection itself.
+impl Asker for End {
+    fn read(&mut self, held: &mut Vec<u8>, tools: &mut Tools) -> Result<Arrived, Failed> {
+        read(self, held, tools)
+    }
+
+    fn send(&mut self, out: &mut Out, last: bool, tools: &mut Tools) -> Result<bool, Errno> {
+        out.flush(self, last, tools)
+    }
+
+    fn begin(
+        &mut self,
+        response: &Response<'_, '_>,
+        passed: Passed,
+        out: &mut Out,
+    ) -> Result<(), Errno> {
+        answer_head(response, passed, &mut out.bytes);
+        Ok(())
+    }
+
+    fn end(&mut self, _trailers: &[u8]) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn answer(&mut self, answer: &Answer, said: &Said, out: &mut Out) -> Result<(), Errno> {
+        answer.write(said, &mut out.bytes);
+        Ok(())
+    }
+
+    fn framing(&self, framing: Framing) -> Framing {
+        framing
     }
 }
 
@@ -58,7 +161,7 @@ pub struct Asked {
     pub repeatable: bool,
     /// Whether its client wants the connection to go on.
     pub keeps: bool,
-    /// Whether it is of HTTP/1.1.
+    /// Whether whoever asks understands HTTP/1.1: chunks and interim answers.
     pub is_11: bool,
     /// Whether the connection may change its protocol.
     pub upgrades: bool,
@@ -69,8 +172,9 @@ pub struct Asked {
 pub struct Exchange {
     pub asked: Asked,
     pub backend: End,
-    /// Whether the backend's connection has had requests before.
-    pub reused: bool,
+    /// The request once more, for when a connection that was used before turns out to be over.
+    again: Option<Vec<u8>>,
+    used: bool,
     to_backend: Out,
     /// What has arrived from the backend and is not done with.
     held: Vec<u8>,
@@ -81,16 +185,19 @@ pub struct Exchange {
     backend_keeps: bool,
     /// Whether the backend takes no more.
     deaf: bool,
+    ended: bool,
     /// Bytes towards the backend, and from it.
     pub sent: u64,
     pub received: u64,
 }
 
 /// What became of a turn.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Turn {
     /// Nothing to do until an event.
     Waits,
+    /// There is more to do, after others had their turn.
+    More,
     /// The answer has come to its end, and all of it has been sent. Whether each connection may go on.
     Over {
         /// The client's.
@@ -102,8 +209,6 @@ pub enum Turn {
     Upgraded,
     /// The backend's connection ended before a byte of the answer.
     Unanswered,
-    /// The backend has not answered in time.
-    Late,
     /// What the backend says is no answer.
     Nonsense(&'static str),
     /// The answer broke off in the midst.
@@ -111,25 +216,32 @@ pub enum Turn {
     /// The client is gone.
     ClientGone,
     /// The client's body is not what it must be.
-    BadBody(&'static str),
+    BadBody(u16, &'static str),
 }
 
 impl Exchange {
-    /// One whose backend has yet to be told of it.
+    /// One whose backend has yet to be told of it. Its connection has had requests before, or not.
     #[must_use]
-    pub fn new(mut asked: Asked, backend: End, reused: bool) -> Self {
-        let bytes = std::mem::take(&mut asked.head);
+    pub fn new(mut asked: Asked, mut backend: End, reused: bool, preamble: Option<&[u8]>) -> Self {
+        let mut bytes = std::mem::take(&mut asked.head);
+        let again = (reused && asked.repeatable).then(|| bytes.clone());
+        if let Some(preamble) = preamble {
+            bytes.splice(..0, preamble.iter().copied());
+        }
+        let held = backend.take_early();
         Self {
+            again,
+            used: reused,
             asked,
             backend,
-            reused,
             to_backend: Out { bytes, from: 0 },
-            held: Vec::new(),
+            held,
             looked: 0,
             down: None,
             status: None,
             backend_keeps: false,
             deaf: false,
+            ended: false,
             sent: 0,
             received: 0,
         }
@@ -138,17 +250,36 @@ impl Exchange {
     /// Moves what can be moved. `held` is what has arrived from the client and is not done with.
     pub fn turn(
         &mut self,
-        client: &mut End,
+        asker: &mut impl Asker,
         held: &mut Vec<u8>,
         to_client: &mut Out,
         tools: &mut Tools,
     ) -> Turn {
-        if let Err(turn) = self.pump_up(client, held, tools) {
-            return turn;
-        }
-        match self.pump_down(client, to_client, tools) {
+        let most = self.sent + self.received + TURN;
+        let up = match self.pump_up(asker, held, most, tools) {
+            Ok(more) => more,
+            Err(turn) => return turn,
+        };
+        match self.pump_down(asker, to_client, most, tools) {
+            Ok(Turn::Waits) if up => Turn::More,
             Ok(turn) | Err(turn) => turn,
         }
+    }
+
+    /// The request, to be made once more on another connection: `None` when that must not be. It may
+    /// when nothing of it has left, or when it is repeatable and the connection was used before.
+    #[must_use]
+    pub fn take_again(mut self) -> Option<Asked> {
+        let nothing_left = self.to_backend.from == 0 && self.sent == 0 && self.used;
+        let unsent = nothing_left.then_some(self.to_backend.bytes).filter(|head| !head.is_empty());
+        self.asked.head = unsent.or(self.again)?;
+        Some(self.asked)
+    }
+
+    /// Whether the backend's connection has had requests before.
+    #[must_use]
+    pub const fn was_used(&self) -> bool {
+        self.used
     }
 
     /// What has arrived from the backend behind the head that has changed the protocol.
@@ -157,78 +288,100 @@ impl Exchange {
         std::mem::take(&mut self.held)
     }
 
-    /// Whether the backend must be told more.
+    /// Whether it is for the client to go on: there is more of its request to come.
     #[must_use]
-    pub fn is_behind(&self) -> bool {
-        !self.to_backend.is_empty()
-    }
-
-    /// Whether what the client says is of use now.
-    #[must_use]
-    pub fn reads_client(&self) -> bool {
-        !self.asked.up.is_over() && !self.is_behind() && !self.deaf
+    pub const fn waits_for_client(&self) -> bool {
+        !self.asked.up.is_over() && self.to_backend.is_empty() && !self.deaf
     }
 
     /// Whether what the backend says is of use now.
     #[must_use]
-    pub fn reads_backend(&self, to_client: &Out) -> bool {
+    pub const fn reads_backend(&self, to_client: &Out) -> bool {
         to_client.is_empty()
     }
 
-    fn pump_up(&mut self, client: &mut End, held: &mut Vec<u8>, tools: &mut Tools) -> Result<(), Turn> {
+    fn pump_up(
+        &mut self,
+        asker: &mut impl Asker,
+        held: &mut Vec<u8>,
+        most: u64,
+        tools: &mut Tools,
+    ) -> Result<bool, Turn> {
         loop {
             if self.deaf {
-                return Ok(());
+                return Ok(false);
             }
-            match self.to_backend.flush(&mut self.backend, tools) {
+            match self.to_backend.flush(&mut self.backend, false, tools) {
                 Ok(true) => {}
-                Ok(false) => return Ok(()),
+                Ok(false) => return Ok(false),
                 // It may have said why.
                 Err(_) => {
                     self.deaf = true;
-                    return Ok(());
+                    return Ok(false);
                 }
             }
             let up = &mut self.asked.up;
             if up.is_over() {
-                return Ok(());
+                // Who waits for an answer holds nothing.
+                self.to_backend = Out::default();
+                return Ok(false);
             }
             let before = self.to_backend.bytes.len();
-            let taken = up.pass(held, &mut self.to_backend.bytes).map_err(|bad| Turn::BadBody(bad.why))?;
+            let taken = up
+                .pass(held, &mut self.to_backend.bytes)
+                .map_err(|bad| Turn::BadBody(bad.status, bad.why))?;
             self.sent += (self.to_backend.bytes.len() - before) as u64;
             if taken > 0 {
                 held.drain(..taken);
-                if held.is_empty() {
-                    *held = Vec::new();
-                }
                 continue;
             }
-            if !client.is_readable() {
-                return Ok(());
+            if self.sent + self.received > most {
+                return Ok(true);
             }
-            match read(client, held, tools) {
-                Ok(Some(false)) => {}
-                Ok(None) => return Ok(()),
-                Ok(Some(true)) | Err(_) => return Err(Turn::ClientGone),
+            match asker.read(held, tools) {
+                Ok(Arrived::More) => {}
+                Ok(Arrived::Nothing) => return Ok(false),
+                Ok(Arrived::End) => {
+                    if !self.asked.up.close(&mut self.to_backend.bytes) {
+                        return Err(Turn::ClientGone);
+                    }
+                }
+                Err(_) => return Err(Turn::ClientGone),
             }
         }
     }
 
-    fn pump_down(&mut self, client: &mut End, to_client: &mut Out, tools: &mut Tools) -> Result<Turn, Turn> {
+    fn pump_down(
+        &mut self,
+        asker: &mut impl Asker,
+        to_client: &mut Out,
+        most: u64,
+        tools: &mut Tools,
+    ) -> Result<Turn, Turn> {
         loop {
-            match to_client.flush(client, tools) {
+            let is_over = self.down.as_ref().is_some_and(Flow::is_over);
+            let last = is_over && !self.asked.keeps;
+            match asker.send(to_client, last, tools) {
                 Ok(true) => {}
                 Ok(false) => return Ok(Turn::Waits),
                 Err(_) => return Err(Turn::ClientGone),
             }
-            if self.down.as_ref().is_some_and(Flow::is_over) {
-                let up_is_over = self.asked.up.is_over() && !self.is_behind() && !self.deaf;
+            if is_over {
+                if !self.ended {
+                    self.ended = true;
+                    let trailers = self.down.as_ref().map(Flow::trailers).unwrap_or_default();
+                    asker.end(trailers).map_err(|_| Turn::ClientGone)?;
+                    continue;
+                }
+                *to_client = Out::default();
+                let up_is_over =
+                    self.asked.up.is_over() && self.to_backend.is_empty() && !self.deaf;
                 return Ok(Turn::Over {
-                    client: self.asked.keeps && up_is_over,
+                    client: self.asked.keeps && self.asked.up.is_over(),
                     backend: self.backend_keeps && up_is_over && self.held.is_empty(),
                 });
             }
-            if self.pass(to_client)? {
+            if self.pass(asker, to_client)? {
                 if self.status == Some(101) {
                     return Ok(Turn::Upgraded);
                 }
@@ -237,17 +390,20 @@ impl Exchange {
             if !self.backend.is_readable() {
                 return Ok(Turn::Waits);
             }
+            if self.sent + self.received > most {
+                return Ok(Turn::More);
+            }
             match read(&mut self.backend, &mut self.held, tools) {
-                Ok(Some(false)) => {}
-                Ok(None) => return Ok(Turn::Waits),
-                Ok(Some(true)) => self.backend_closed(to_client)?,
+                Ok(Arrived::More) => {}
+                Ok(Arrived::Nothing) => return Ok(Turn::Waits),
+                Ok(Arrived::End) => self.backend_closed(to_client)?,
                 Err(_) => return Err(self.broken()),
             }
         }
     }
 
     /// Passes on what has arrived of the answer; whether anything was.
-    fn pass(&mut self, to_client: &mut Out) -> Result<bool, Turn> {
+    fn pass(&mut self, asker: &mut impl Asker, to_client: &mut Out) -> Result<bool, Turn> {
         if let Some(down) = &mut self.down {
             let before = to_client.bytes.len();
             let taken = down.pass(&self.held, &mut to_client.bytes).map_err(|_| Turn::BrokeOff)?;
@@ -263,16 +419,24 @@ impl Exchange {
             }
             Found::Bad(bad) => Err(Turn::Nonsense(bad.why)),
             Found::Whole(length) => {
-                let head: Vec<u8> = self.held.drain(..length).collect();
+                self.again = None;
                 self.looked = 0;
-                self.begin(&head, to_client)?;
+                let mut held = std::mem::take(&mut self.held);
+                self.begin(&held[..length], asker, to_client)?;
+                held.drain(..length);
+                self.held = held;
                 Ok(true)
             }
         }
     }
 
     /// Takes up the head of an answer.
-    fn begin(&mut self, head: &[u8], to_client: &mut Out) -> Result<(), Turn> {
+    fn begin(
+        &mut self,
+        head: &[u8],
+        asker: &mut impl Asker,
+        to_client: &mut Out,
+    ) -> Result<(), Turn> {
         let mut fields: [Field<'_>; MAX_HEADERS] = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let asked = &mut self.asked;
         let read = Response::read(head, &mut fields, asked.to_head);
@@ -282,25 +446,24 @@ impl Exchange {
             return Err(Turn::Nonsense("a change of protocol that nobody asked for"));
         }
         let before = to_client.bytes.len();
+        let gone = |_| Turn::ClientGone;
         if response.status < 200 && !upgrades {
             if asked.is_11 {
                 let passed = Passed { framing: Framing::None, keeps: true, is_11: true, upgrades };
-                answer_head(&response, passed, &mut to_client.bytes);
+                asker.begin(&response, passed, to_client).map_err(gone)?;
             }
             return Ok(());
         }
-        let framing = match response.framing {
+        let framing = asker.framing(match response.framing {
             Framing::UntilClose | Framing::Chunked if asked.is_11 => Framing::Chunked,
             Framing::UntilClose | Framing::Chunked => Framing::UntilClose,
             framing => framing,
-        };
-        asked.keeps &= framing != Framing::UntilClose;
+        });
         self.backend_keeps = response.keeps_alive && !upgrades;
         // What the client has yet to say would be taken for its next request.
-        let keeps = asked.keeps && asked.up.is_over();
-        asked.keeps = keeps;
-        let passed = Passed { framing, keeps, is_11: asked.is_11, upgrades };
-        answer_head(&response, passed, &mut to_client.bytes);
+        asked.keeps &= framing != Framing::UntilClose && asked.up.is_over();
+        let passed = Passed { framing, keeps: asked.keeps, is_11: asked.is_11, upgrades };
+        asker.begin(&response, passed, to_client).map_err(gone)?;
         self.received += (to_client.bytes.len() - before) as u64;
         self.status = Some(response.status);
         self.down = Some(Flow::new(response.framing, framing));
@@ -327,18 +490,28 @@ impl Exchange {
     }
 }
 
-/// Reads once, to the end of `held`; whether that was the last. `None` = there is nothing now.
+/// Reads once, to the end of `held`.
 ///
 /// # Errors
 /// When the peer is gone.
-pub fn read(end: &mut End, held: &mut Vec<u8>, tools: &mut Tools) -> Result<Option<bool>, Failed> {
-    let Some(read) = end.read(tools)? else { return Ok(None) };
+pub fn read(end: &mut End, held: &mut Vec<u8>, tools: &mut Tools) -> Result<Arrived, Failed> {
+    if !end.is_readable() {
+        return Ok(Arrived::Nothing);
+    }
+    let Some(read) = end.read(tools)? else { return Ok(Arrived::Nothing) };
     let bytes = if end.tls().is_some() { &tools.plain[..] } else { &tools.scratch[..read.bytes] };
     held.extend_from_slice(bytes);
     if read.ended && read.bytes > 0 {
         // The end is read again, behind what came before it.
         end.ends_again();
-        return Ok(Some(false));
+        return Ok(Arrived::More);
     }
-    Ok(Some(read.ended))
+    // With TLS there may have been something that is not for us.
+    let nothing =
+        if read.bytes == 0 && end.is_readable() { Arrived::More } else { Arrived::Nothing };
+    Ok(match (read.ended, read.bytes) {
+        (true, _) => Arrived::End,
+        (false, 0) => nothing,
+        (false, _) => Arrived::More,
+    })
 }

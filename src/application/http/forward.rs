@@ -22,6 +22,25 @@ const HOP_BY_HOP: [&str; 8] = [
     "content-length",
 ];
 
+/// Fields that mean something for framing, routing or access, and never stand behind a body (RFC 9110,
+/// 6.5.1).
+const NOT_BEHIND: [&str; 14] = [
+    "host",
+    "authorization",
+    "proxy-authorization",
+    "proxy-authenticate",
+    "www-authenticate",
+    "cookie",
+    "set-cookie",
+    "content-encoding",
+    "content-type",
+    "content-range",
+    "expect",
+    "max-forwards",
+    "range",
+    "cache-control",
+];
+
 /// What a client says of itself and of who asked before it, which is believed of nobody.
 const ABOUT_CLIENTS: [&str; 8] = [
     "forwarded",
@@ -37,14 +56,19 @@ const ABOUT_CLIENTS: [&str; 8] = [
 /// What a backend is told of a request besides what the client says.
 #[derive(Clone, Copy, Debug)]
 pub struct About {
-    /// Who asks.
-    pub client: IpAddr,
-    /// Whether the client came by TLS.
+    /// Who speaks to us.
+    pub peer: IpAddr,
+    /// Whether it came by TLS.
     pub secured: bool,
-    /// By which the request is known (W3C Trace Context: 16 bytes, not all zero).
-    pub trace: [u8; 16],
-    /// Whether the connection is to be kept.
-    pub keeps: bool,
+    /// Whether it is believed what it says of who asked before it.
+    pub trusted: bool,
+    /// By which the request is known (W3C Trace Context: 16 bytes, not all zero), and whether it says so
+    /// itself.
+    pub trace: ([u8; 16], bool),
+    /// What the trace is begun with where there is none.
+    pub parent: u64,
+    /// `HTTP/1.0` to `HTTP/2`, as in `Via`.
+    pub version: &'static str,
 }
 
 /// What is passed on of a response.
@@ -70,44 +94,66 @@ pub fn request_head(request: &Request<'_, '_>, about: &About, out: &mut Vec<u8>)
     if let Some(authority) = request.authority {
         field(out, "host", &[authority.as_bytes()]);
     }
-    let mut traced = false;
     for sent in end_to_end(request.fields) {
         let is = |name: &&str| sent.name.eq_ignore_ascii_case(name);
-        if is(&"host") || ABOUT_CLIENTS.iter().any(|name| is(&name)) {
-            continue;
+        let is_said = is(&"host") || ABOUT_CLIENTS.iter().any(|name| is(&name));
+        // A trace that is none, and what belongs to it.
+        let is_lost = !about.trace.1 && (is(&"traceparent") || is(&"tracestate"));
+        if !is_said && !is_lost {
+            field(out, sent.name, &[sent.value]);
         }
-        traced |= is(&"traceparent");
-        field(out, sent.name, &[sent.value]);
     }
     framed(request.framing, out);
     if let Some(protocol) = request.upgrade {
         field(out, "connection", &[b"upgrade"]);
         field(out, "upgrade", &[protocol.as_bytes()]);
-    } else if !about.keeps {
-        field(out, "connection", &[b"close"]);
+    } else if request.takes_trailers {
+        field(out, "connection", &[b"te"]);
+        field(out, "te", &[b"trailers"]);
     }
-    let version: &[u8] = if request.is_11 { b"1.1 " } else { b"1.0 " };
-    field(out, "via", &[version, PSEUDONYM.as_bytes()]);
-    let proto: &[u8] = if about.secured { b"https" } else { b"http" };
-    let client = about.client.to_canonical();
-    // Writing to memory cannot fail.
-    let _ = write!(out, "x-forwarded-for: {client}\r\n");
-    field(out, "x-forwarded-proto", &[proto]);
-    let node = match client {
-        IpAddr::V4(v4) => format!("for={v4}"),
-        IpAddr::V6(v6) => format!("for=\"[{v6}]\""),
-    };
-    match request.authority {
-        Some(host) => {
-            field(out, "x-forwarded-host", &[host.as_bytes()]);
-            field(out, "forwarded", &[node.as_bytes(), b";proto=", proto, b";host=\"", host.as_bytes(), b"\""]);
-        }
-        None => field(out, "forwarded", &[node.as_bytes(), b";proto=", proto]),
-    }
-    if !traced {
-        let trace = u128::from_be_bytes(about.trace);
-        let parent = trace as u64 | 1;
+    field(out, "via", &[about.version.as_bytes(), b" ", PSEUDONYM.as_bytes()]);
+    about_client(request, about, out);
+    if !about.trace.1 {
+        let (trace, parent) = (u128::from_be_bytes(about.trace.0), about.parent);
+        // Writing to memory cannot fail.
         let _ = write!(out, "traceparent: 00-{trace:032x}-{parent:016x}-00\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Who asks, and how: after what trusted hops say of who asked them, in place of what others do.
+fn about_client(request: &Request<'_, '_>, about: &About, out: &mut Vec<u8>) {
+    let said = |name: &'static str| {
+        let fields = request.fields.iter().filter(|_| about.trusted);
+        fields.filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+    };
+    let open = |out: &mut Vec<u8>, name: &'static str| {
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        for value in said(name) {
+            out.extend_from_slice(value);
+            out.extend_from_slice(b", ");
+        }
+    };
+    let peer = about.peer.to_canonical();
+    let proto: &str = if about.secured { "https" } else { "http" };
+    open(out, "x-forwarded-for");
+    let _ = write!(out, "{peer}\r\n");
+    for name in ["x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"] {
+        match (said(name).next(), name, request.authority) {
+            (Some(value), _, _) => field(out, name, &[value]),
+            (None, "x-forwarded-proto", _) => field(out, name, &[proto.as_bytes()]),
+            (None, "x-forwarded-host", Some(host)) => field(out, name, &[host.as_bytes()]),
+            _ => {}
+        }
+    }
+    open(out, "forwarded");
+    let _ = match peer {
+        IpAddr::V4(v4) => write!(out, "for={v4};proto={proto}"),
+        IpAddr::V6(v6) => write!(out, "for=\"[{v6}]\";proto={proto}"),
+    };
+    if let Some(host) = request.authority {
+        let _ = write!(out, ";host=\"{host}\"");
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -120,14 +166,19 @@ pub fn answer_head(response: &Response<'_, '_>, passed: Passed, out: &mut Vec<u8
     }
     if passed.upgrades {
         field(out, "connection", &[b"upgrade"]);
-        for sent in response.fields.iter().filter(|sent| sent.name.eq_ignore_ascii_case("upgrade")) {
+        for sent in response.fields.iter().filter(|sent| sent.name.eq_ignore_ascii_case("upgrade"))
+        {
             field(out, "upgrade", &[sent.value]);
         }
     } else if response.status >= 200 {
         match passed.framing {
             // How long it would be, to a HEAD or where nothing has changed.
             Framing::None => {
-                for sent in response.fields.iter().filter(|sent| sent.name.eq_ignore_ascii_case("content-length")) {
+                for sent in response
+                    .fields
+                    .iter()
+                    .filter(|sent| sent.name.eq_ignore_ascii_case("content-length"))
+                {
                     field(out, "content-length", &[sent.value]);
                 }
             }
@@ -154,7 +205,7 @@ fn framed(framing: Framing, out: &mut Vec<u8>) {
 }
 
 /// The fields that are not for this hop alone.
-fn end_to_end<'h, 'b>(fields: &'h [Field<'b>]) -> impl Iterator<Item = &'h Field<'b>> {
+pub fn end_to_end<'h, 'b>(fields: &'h [Field<'b>]) -> impl Iterator<Item = &'h Field<'b>> {
     let named = move |name: &str| {
         fields
             .iter()
@@ -169,6 +220,13 @@ fn end_to_end<'h, 'b>(fields: &'h [Field<'b>]) -> impl Iterator<Item = &'h Field
         let is_needed = field.name.eq_ignore_ascii_case("host");
         !is_hop && (is_needed || !has_options || !named(field.name))
     })
+}
+
+/// Whether a field may stand behind a body.
+#[must_use]
+pub fn is_field_for_trailers(name: &str) -> bool {
+    let all = HOP_BY_HOP.iter().chain(&ABOUT_CLIENTS).chain(&NOT_BEHIND);
+    !all.into_iter().any(|other| name.eq_ignore_ascii_case(other))
 }
 
 fn line(out: &mut Vec<u8>, parts: &[&[u8]]) {

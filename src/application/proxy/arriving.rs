@@ -215,13 +215,14 @@ impl Proxy {
                 let rules = snapshot.listener(comer.listener);
                 let now_asked = rules.and_then(|rules| rules.tls.as_ref());
                 let is_enough = end.tls().is_some_and(|tls| handshake.is_enough(tls, now_asked));
-                comer.name = handshake.name;
+                let (name, policy) = handshake.into_parts();
+                comer.name = name;
                 if !is_enough {
                     let why = (None, Location::default(), Reason::TlsFailed);
                     return self.turn_away(&comer, end, Some(id), why, now);
                 }
                 if rules.is_some_and(|rules| rules.http) {
-                    return self.serve(comer, end, Some(id), admitted, &snapshot, now);
+                    return self.serve(comer, end, policy, Some(id), admitted, &snapshot, now);
                 }
                 let table = snapshot.table_of(comer.name.as_deref(), comer.listener);
                 self.carry(comer, end, Some(id), admitted, table, &snapshot, now);

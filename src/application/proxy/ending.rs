@@ -12,7 +12,7 @@ use crate::domain::time::Time;
 use crate::infrastructure::slab::Key;
 
 /// What there is to tell of the TLS of a client.
-pub(super) fn tell_of_tls(record: &mut Record, client: &End) {
+pub(super) fn tell_of_tls(record: &mut Record<'_>, client: &End) {
     if let Some(session) = client.tls() {
         record.tls = session.version();
         record.client_name = session.peer_name();
@@ -90,13 +90,23 @@ impl Proxy {
         &mut self,
         table: Option<&AppTable>,
         location: Location,
-        record: &Record,
+        record: &Record<'_>,
         now: Time,
     ) {
         self.ended.count(record.reason);
-        if record.reason.is_admission() {
-            return;
+        if !record.reason.is_admission() {
+            self.line(table, location, record, now);
         }
+    }
+
+    /// Logs a connection or a request.
+    pub(super) fn line(
+        &mut self,
+        table: Option<&AppTable>,
+        location: Location,
+        record: &Record<'_>,
+        now: Time,
+    ) {
         let shared = &self.shared;
         self.log.line(now, |out| {
             let region = table.and_then(|table| {

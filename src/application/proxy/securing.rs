@@ -141,6 +141,13 @@ impl Handshake {
     }
 }
 
+impl Handshake {
+    /// The server's name that was asked for, and what was asked of the client.
+    pub(super) fn into_parts(self) -> (Option<Box<str>>, Option<Arc<Policy>>) {
+        (self.name, self.policy)
+    }
+}
+
 /// Says why there is no handshake.
 fn failed(error: &dyn fmt::Display) -> Look {
     tracing::debug!(%error, "TLS failed");

@@ -32,12 +32,31 @@ pub struct Snapshot {
     pub admission: Arc<admission::Rules>,
     /// Where clients are.
     pub geo: Arc<Geo>,
+    /// How long requests may take, in http mode.
+    pub http: HttpRules,
     /// How backends are dialled.
     pub dial: connect::Rules,
     /// How many warm connections are kept; `None` = none.
     pub warm: Option<WarmRules>,
     /// How long bytes may stay unacknowledged on a long-lived connection; zero = the system's limit.
     pub user_timeout: Duration,
+}
+
+/// How long requests may take, and whose word is taken for whom they come from.
+#[derive(Clone, Debug)]
+pub struct HttpRules {
+    /// Longest wait for a whole head, from its first byte or from the connection's beginning.
+    pub header_timeout: Duration,
+    /// Longest pause in a body, either way.
+    pub body_timeout: Duration,
+    /// Longest for all of a request and its answer; zero = no limit.
+    pub request_timeout: Duration,
+    /// Longest wait for the next request.
+    pub keep_alive_timeout: Duration,
+    /// Longest wait for the head of the answer of a backend that has all of a request.
+    pub response_timeout: Duration,
+    /// Peers whose `Forwarded` and `X-Forwarded-*` are believed.
+    pub trusted: Arc<CidrMap<()>>,
 }
 
 /// What a listener does with who comes.
@@ -72,7 +91,11 @@ impl Snapshot {
 
     /// The table of the app that a host leads to; `None` when it leads nowhere. Where the listener's app
     /// has no hosts of its own, it has all others'.
-    pub(super) fn app_of(&self, host: Option<&str>, listener: u16) -> Option<Option<&Arc<AppTable>>> {
+    pub(super) fn app_of(
+        &self,
+        host: Option<&str>,
+        listener: u16,
+    ) -> Option<Option<&Arc<AppTable>>> {
         if let Some(app) = host.and_then(|host| self.hosts.get(host)) {
             return Some(self.tables.get(app));
         }

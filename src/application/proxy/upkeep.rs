@@ -62,6 +62,7 @@ impl Proxy {
             self.swept = now;
             self.sweep(now);
             self.sweep_warm(now);
+            self.sweep_rested(now);
         }
         self.force(now);
         self.log.flush_if_due(now);
@@ -71,6 +72,11 @@ impl Proxy {
     pub fn drain(&mut self, drain: Drain, now: Time) {
         self.forcing = Some(Forcing { drain, left: None, next: drain.force_from });
         self.sweep_warm(now);
+        self.sweep_rested(now);
+        let all: Vec<Key> = self.connections.ages().map(|(id, _)| id).collect();
+        for id in all {
+            self.drain_serving(id, drain.force_from.since(now), now);
+        }
     }
 
     /// Closes all connections to a backend.
@@ -189,11 +195,12 @@ impl Proxy {
         let Some(forcing) = &mut self.forcing else { return };
         forcing.next = now + FORCE_STEP;
         let Drain { force_from, deadline } = forcing.drain;
-        let at_start = *forcing.left.get_or_insert(self.connections.len());
+        let open = self.connections.ages().count();
+        let at_start = *forcing.left.get_or_insert(open);
         let span = deadline.since(force_from).as_millis().max(1);
         let left = deadline.since(now).as_millis();
         let may_stay = usize::try_from(at_start as u128 * left / span).unwrap_or(usize::MAX);
-        let surplus = self.connections.len().saturating_sub(may_stay);
+        let surplus = open.saturating_sub(may_stay);
         let ids: Vec<Key> = self.connections.ages().map(|(id, _)| id).take(surplus).collect();
         for id in ids {
             if let Some(connection) = self.connections.take(id) {

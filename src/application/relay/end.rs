@@ -305,12 +305,7 @@ impl End {
     ///
     /// # Errors
     /// When the peer is gone.
-    pub fn write(
-        &mut self,
-        bytes: &[u8],
-        last: bool,
-        sealed: &mut Vec<u8>,
-    ) -> Result<usize> {
+    pub fn write(&mut self, bytes: &[u8], last: bool, sealed: &mut Vec<u8>) -> Result<usize> {
         let Some(session) = &mut self.tls else {
             self.before_write(bytes.len());
             // The last bytes wait for the end that follows in this turn, to go out in one segment with it.

@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 use rustls::{ClientConfig, Error as TlsError};
 
 use super::places::Places;
+use super::resting::Resting;
 use super::warm::{Keeper, Kept, Warm};
 use crate::domain::balance::{FULL_SHARE, Layout, Standing};
 use crate::domain::time::Time;
@@ -47,6 +48,7 @@ pub struct Upstream {
     hot: Hot,
     breaker: CircuitBreaker,
     pub(super) warm: Warm,
+    pub(super) resting: Resting,
     seat: ArcSwapOption<Seat>,
     tls: ArcSwapOption<OwnTls>,
 }
@@ -113,6 +115,7 @@ impl Upstream {
             hot: Hot::default(),
             breaker: CircuitBreaker::new(breaker),
             warm: Warm::default(),
+            resting: Resting::default(),
             seat: ArcSwapOption::empty(),
             tls: ArcSwapOption::empty(),
         }

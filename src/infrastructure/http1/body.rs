@@ -118,7 +118,7 @@ fn trailers(bytes: &[u8], taken: usize) -> Result<(Piece<'_>, usize), Bad> {
     }
     match find(fields, 0) {
         Found::Whole(length) => Ok((Piece::End(&fields[..length]), taken + 2 + length)),
-        Found::More(_) if fields.len() > MAX_TRAILERS => Err(Bad::with(431, "too long trailers")),
+        Found::More(_) if fields.len() > MAX_TRAILERS => Err(Bad::request("too long trailers")),
         Found::More(_) => Ok((Piece::More, taken)),
         Found::Bad(bad) => Err(bad),
     }

@@ -30,8 +30,8 @@ pub struct Request<'h, 'b> {
     pub keeps_alive: bool,
     /// The protocol that the connection is to speak afterwards.
     pub upgrade: Option<&'b str>,
-    /// Whether the body waits for a word.
-    pub expects_continue: bool,
+    /// Whether fields behind the answer's body are understood.
+    pub takes_trailers: bool,
 }
 
 impl<'h, 'b> Request<'h, 'b> {
@@ -46,7 +46,7 @@ impl<'h, 'b> Request<'h, 'b> {
                 (parsed.method, parsed.path, parsed.version)
             }
             Err(httparse::Error::TooManyHeaders) => {
-                return Err(Bad::with(431, "too many fields"));
+                return Err(Bad::request("too many fields"));
             }
             Err(httparse::Error::Version) if is_of_another_version(head) => {
                 return Err(Bad::with(505, "no version of HTTP/1"));
@@ -62,6 +62,7 @@ impl<'h, 'b> Request<'h, 'b> {
             return Err(Bad::request("a zero in a field"));
         }
         if method == "CONNECT" {
+            // Its target is no path.
             return Err(Bad::with(405, "CONNECT is not for this server"));
         }
         let (target, named) = target_of(method, written)?;
@@ -74,7 +75,10 @@ impl<'h, 'b> Request<'h, 'b> {
                 .flat_map(|field| elements(field.value))
         };
         let says = |word: &[u8]| values("connection").any(|item| item.eq_ignore_ascii_case(word));
-        let upgrade = values("upgrade").next().filter(|_| is_11 && says(b"upgrade"));
+        // To another version of HTTP we do not change: what came then would be read by nobody here.
+        let is_http = |name: &[u8]| name.len() >= 3 && name[..3].eq_ignore_ascii_case(b"h2c");
+        let upgrade = values("upgrade").find(|name| !is_http(name));
+        let upgrade = upgrade.filter(|_| is_11 && says(b"upgrade"));
         let expectation = values("expect").next();
         let expects_continue =
             expectation.is_some_and(|what| what.eq_ignore_ascii_case(b"100-continue"));
@@ -91,8 +95,15 @@ impl<'h, 'b> Request<'h, 'b> {
             // RFC 9112, 9.3.
             keeps_alive: !says(b"close") && (is_11 || says(b"keep-alive")),
             upgrade: upgrade.and_then(|name| str::from_utf8(name).ok()),
-            expects_continue: expects_continue && is_11,
+            takes_trailers: is_11
+                && values("te").any(|item| item.eq_ignore_ascii_case(b"trailers")),
         })
+    }
+
+    /// The first field of a name.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&'b [u8]> {
+        self.fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|f| f.value)
     }
 
     /// Whether doing it twice comes to the same (RFC 9110, 9.2.2).

@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use crate::infrastructure::http1::{Bad, Chunks, Framing, Piece};
+use super::is_field_for_trailers;
+use crate::infrastructure::http1::{Bad, Chunks, Framing, MAX_HEADERS, Piece};
 
 /// Where a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,11 +19,13 @@ pub enum Body {
 }
 
 /// A body that is passed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
     from: Body,
     /// Whether the other side gets it in chunks.
     chunked: bool,
+    /// The fields behind it, a line each: those that may stand there.
+    trailers: Vec<u8>,
 }
 
 impl Flow {
@@ -35,13 +38,19 @@ impl Flow {
             Framing::Chunked => Body::Chunked(Chunks::default()),
             Framing::UntilClose => Body::UntilClose,
         };
-        Self { from, chunked: to == Framing::Chunked }
+        Self { from, chunked: to == Framing::Chunked, trailers: Vec::new() }
     }
 
     /// Whether all of it has come.
     #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.from == Body::Over
+    pub const fn is_over(&self) -> bool {
+        matches!(self.from, Body::Over)
+    }
+
+    /// The fields behind it that are not in its chunks: a line each.
+    #[must_use]
+    pub fn trailers(&self) -> &[u8] {
+        if self.chunked { &[] } else { &self.trailers }
     }
 
     /// Passes on what has arrived, to the end of `out`; how many bytes of it are done with. What is left
@@ -72,8 +81,8 @@ impl Flow {
                     match piece {
                         Piece::More => return Ok(taken),
                         Piece::Data(data) => write_chunk(data, self.chunked, out),
-                        // What comes behind the last chunk is for one hop: nobody has asked for it.
-                        Piece::End(_) => {
+                        Piece::End(fields) => {
+                            self.trailers = kept(fields)?;
                             self.end(out);
                             return Ok(taken);
                         }
@@ -93,7 +102,9 @@ impl Flow {
 
     fn end(&mut self, out: &mut Vec<u8>) {
         if self.chunked {
-            out.extend_from_slice(b"0\r\n\r\n");
+            out.extend_from_slice(b"0\r\n");
+            out.extend_from_slice(&self.trailers);
+            out.extend_from_slice(b"\r\n");
         }
         self.from = Body::Over;
     }
@@ -110,5 +121,26 @@ fn write_chunk(data: &[u8], chunked: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(data);
     if chunked {
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The fields behind a body that are passed on.
+fn kept(section: &[u8]) -> Result<Vec<u8>, Bad> {
+    if section == b"\r\n" {
+        return Ok(Vec::new());
+    }
+    let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut kept = Vec::new();
+    match httparse::parse_headers(section, &mut fields) {
+        Ok(httparse::Status::Complete((length, fields))) if length == section.len() => {
+            for field in fields.iter().filter(|field| is_field_for_trailers(field.name)) {
+                kept.extend_from_slice(field.name.as_bytes());
+                kept.extend_from_slice(b": ");
+                kept.extend_from_slice(field.value);
+                kept.extend_from_slice(b"\r\n");
+            }
+            Ok(kept)
+        }
+        _ => Err(Bad::request("trailers that are no fields")),
     }
 }

@@ -1,0 +1,783 @@
+//! A request, from its head to the end of its answer, whoever asks and in whichever version of HTTP:
+//! admission -> locate -> route -> connect -> relay -> account.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::reusing::Leg;
+use super::{Proxy, Snapshot, connect, dial_tools, relaying, ticks};
+use crate::application::account::{Reason, Record, Requested};
+use crate::application::connect::{Connected, Dial, Greeting, Progress};
+use crate::application::http::{
+    About, Answer, Asked, Asker, Exchange, Flow, Out, Said, Turn, request_head,
+};
+use crate::application::locate::Location;
+use crate::application::relay::End;
+use crate::application::route::{self, Client, Routed};
+use crate::application::upstreams::{AppTable, Rested, Upstream};
+use crate::domain::affinity::Key as AffinityKey;
+use crate::domain::balance::Origin;
+use crate::domain::cidr::CidrMap;
+use crate::domain::time::Time;
+use crate::infrastructure::http1::{Framing, Request, Target};
+use crate::infrastructure::reactor::{Event, Reactor};
+use crate::infrastructure::slab::Key;
+use crate::infrastructure::tls::Policy;
+
+/// How long a connection to a backend lives where the pool does not say.
+const LIFETIME: Duration = Duration::from_secs(300);
+
+/// Whose request it is.
+#[derive(Clone, Copy)]
+pub(super) struct Whose<'a> {
+    /// The connection, and which of its requests.
+    pub id: Key,
+    pub stream: u32,
+    pub client: SocketAddr,
+    pub name: Option<&'a str>,
+    pub peer: &'a Peer,
+}
+
+/// What is known of a client that makes requests.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub listener: u16,
+    /// Where it wanted to go, when a header said so.
+    pub destination: Option<SocketAddr>,
+    pub shown: Shown,
+    /// What was asked of it in TLS.
+    pub policy: Option<Arc<Policy>>,
+}
+
+/// What a client has shown of itself in TLS.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    pub version: Option<&'static str>,
+    pub name: Option<String>,
+}
+
+/// A request on its way.
+pub(super) struct Call {
+    pub made: Made,
+    pub to_client: Out,
+    phase: Phase,
+    /// When what it waits for must have come, and when all of it must.
+    pub until: Time,
+    over_by: Option<Time>,
+}
+
+enum Phase {
+    /// A backend is being dialled.
+    Dials(Box<Dialling>),
+    /// A backend has it.
+    Has(Box<Having>),
+    /// It is to be answered by us.
+    Answers(Answer),
+    /// It has been; that is yet to be sent.
+    Answered,
+}
+
+struct Dialling {
+    asked: Asked,
+    dial: Dial,
+    leg: Key,
+    /// What a backend gets first that expects a PROXY protocol header.
+    preamble: Option<Box<[u8]>>,
+}
+
+/// A request that a backend has.
+pub(super) struct Having {
+    pub exchange: Exchange,
+    pub leg: Key,
+    pub part: usize,
+    pub routed: Routed,
+    pub table: Arc<AppTable>,
+    pub tries: usize,
+    dies: Time,
+    /// What it got first that expects a PROXY protocol header.
+    preamble: Option<Box<[u8]>>,
+    /// Bytes that were seen to move, and those that metrics know of.
+    moved: u64,
+    counted: (u64, u64),
+}
+
+/// What there is to tell of a request.
+pub(super) struct Made {
+    pub method: Box<str>,
+    pub path: Box<str>,
+    pub host: Option<Box<str>>,
+    pub version: &'static str,
+    pub client: SocketAddr,
+    pub location: Location,
+    pub table: Option<Arc<AppTable>>,
+    pub said: Said,
+    pub began: Time,
+    pub reason: Reason,
+    key: AffinityKey,
+    /// Whether it has been made once more already.
+    again: bool,
+    /// Dials that were begun for it, the backend that was tried last, and bytes to and from backends.
+    tries: usize,
+    tried: Option<Arc<Upstream>>,
+    moved: (u64, u64),
+}
+
+/// What became of a request.
+pub(super) enum Came {
+    /// Nothing to do until an event.
+    Waits,
+    /// There is more to do, after others had their turn.
+    More,
+    /// It has been answered. Whether the client may make another on this connection.
+    Over { keeps: bool },
+    /// It cannot be: its client is gone, or the answer broke off.
+    Gone(Reason),
+    /// The connection speaks another protocol from now on.
+    Upgraded,
+}
+
+impl Call {
+    /// One that is answered by us.
+    pub fn answered(made: Made, answer: Answer, reason: Reason, until: Time) -> Self {
+        let made = Made { reason, ..made };
+        let (to_client, phase, over_by) = (Out::default(), Phase::Answers(answer), None);
+        Self { made, to_client, phase, until, over_by }
+    }
+
+    /// The number of the backend that has it.
+    pub fn backend(&self) -> Option<u64> {
+        self.having().map(|having| having.routed.slot.upstream().number)
+    }
+
+    pub fn having(&self) -> Option<&Having> {
+        if let Phase::Has(having) = &self.phase { Some(having) } else { None }
+    }
+
+    /// Gives up the backend.
+    pub fn into_having(self) -> Option<(Made, Box<Having>)> {
+        if let Phase::Has(having) = self.phase { Some((self.made, having)) } else { None }
+    }
+
+    /// Has the reactor tell of the backend what is of use; whether it does.
+    pub fn rewatch(&mut self, reactor: &Reactor) -> bool {
+        let Phase::Has(having) = &mut self.phase else { return true };
+        let Having { exchange, leg, part, .. } = &mut **having;
+        let reads = exchange.reads_backend(&self.to_client);
+        exchange.backend.rewatch(reads).is_none_or(|(socket, interest)| {
+            reactor.rewatch(socket, leg.token(*part), interest).is_ok()
+        })
+    }
+
+    /// Whether there is more of it to come from its client.
+    pub fn waits_for_client(&self) -> bool {
+        self.having().is_some_and(|having| having.exchange.waits_for_client())
+    }
+
+    /// When it is to be looked at.
+    pub fn looks(&self) -> Time {
+        self.over_by.map_or(self.until, |by| by.min(self.until))
+    }
+}
+
+impl Proxy {
+    /// Takes up a request. `own` is the connection to a backend that is kept for this client alone.
+    pub(super) fn ask(
+        &mut self,
+        whose: &Whose<'_>,
+        end: &End,
+        request: &Request<'_, '_>,
+        own: &mut Option<(u64, Rested)>,
+        now: Time,
+    ) -> Call {
+        let snapshot = self.shared.snapshot.load_full();
+        let rules = &snapshot.http;
+        let given = request.field("traceparent").and_then(parent_of);
+        let trace = given.unwrap_or_else(|| self.rng.u128(1..)).to_be_bytes();
+        let trusted = !rules.trusted.is_empty() && rules.trusted.get(whose.client.ip()).is_some();
+        let client = if trusted { forwarded_for(request, &rules.trusted) } else { None };
+        let client = client.map_or(whose.client, |ip| SocketAddr::new(ip, 0));
+        let mut made = Made::of(request, client, trace, now);
+        let keeps = request.keeps_alive && request.framing == Framing::None;
+        let refused = |made: Made, answer: Answer, reason| {
+            let said = Said { keeps: keeps && answer.status != 400, ..made.said };
+            Call::answered(Made { said, ..made }, answer, reason, now + rules.body_timeout)
+        };
+        if let Some(wait) = snapshot.admission.limits(client.ip(), now) {
+            let answer = Answer::new(429, "too many requests");
+            let secs = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            let answer = Answer { retry_after: Some(secs), ..answer };
+            return refused(made, answer, Reason::RateLimited);
+        }
+        if matches!(request.method, "CONNECT" | "TRACE") {
+            let answer = Answer::new(405, "neither CONNECT nor TRACE is for this server");
+            return refused(made, answer, Reason::BadRequest);
+        }
+        made.location = snapshot.geo.locate(client.ip());
+        let host = request.authority.map(without_port);
+        // Who was let in under one name must not have another's that asks for more.
+        let terminator =
+            snapshot.listener(whose.peer.listener).and_then(|rules| rules.tls.as_ref());
+        let is_same =
+            whose.peer.policy.as_ref().zip(terminator).is_none_or(|(policy, terminator)| {
+                terminator.asks_the_same(host.as_deref(), policy)
+            });
+        if !is_same {
+            let answer = Answer::new(421, "this host asks for another certificate of its clients");
+            return refused(made, answer, Reason::UnknownHost);
+        }
+        let table = match snapshot.app_of(host.as_deref(), whose.peer.listener) {
+            Some(Some(table)) => Arc::clone(table),
+            Some(None) => {
+                let answer = Answer::new(503, "no backend serves this");
+                return refused(made, answer, Reason::NoBackend);
+            }
+            None => {
+                let answer = Answer::new(421, "no app has this host");
+                return refused(made, answer, Reason::UnknownHost);
+            }
+        };
+        let origin = table.layout.origin(made.location.country, made.location.at_pop);
+        made.key = (client.ip().into(), table.number);
+        made.table = Some(Arc::clone(&table));
+        let client_of = Client { key: made.key, origin, keeper: None };
+        let mut draw = |below| self.rng.u64(..below);
+        let routed = match route::first(&table, client_of, &self.shared.affinity, now, &mut draw) {
+            Ok(routed) => routed,
+            Err(reason) => {
+                let why = match reason {
+                    Reason::AtHardLimit => "every backend is at its limit",
+                    _ => "no backend takes requests now",
+                };
+                let answer = Answer { retry_after: Some(1), ..Answer::new(503, why) };
+                return refused(made, answer, reason);
+            }
+        };
+        let about = About {
+            peer: whose.client.ip(),
+            secured: end.tls().is_some(),
+            trusted,
+            trace: (trace, given.is_some()),
+            parent: self.rng.u64(1..),
+            version: if request.is_11 { "1.1" } else { "1.0" },
+        };
+        let mut head = Vec::with_capacity(512);
+        request_head(request, &about, &mut head);
+        let asked = Asked {
+            head,
+            up: Flow::new(request.framing, request.framing),
+            to_head: made.said.to_head,
+            repeatable: request.framing == Framing::None && request.is_idempotent(),
+            keeps: request.keeps_alive,
+            is_11: request.is_11,
+            upgrades: request.upgrade.is_some(),
+        };
+        let preamble = table.rules.header.map(|version| {
+            relaying::header(version, client, whose.peer.destination, whose.name, end)
+        });
+        let over_by = (!rules.request_timeout.is_zero()).then(|| now + rules.request_timeout);
+        let until = now + rules.body_timeout;
+        let rested = self.take_rested(&routed, &asked, own, client, &snapshot, now);
+        if let Some(Rested { id: leg, part, end, dies }) = rested {
+            self.legs.insert(leg, Leg::Call { client: whose.id, stream: whose.stream });
+            let exchange = Exchange::new(asked, end, true, None);
+            let (tries, moved, counted) = (1, 0, (0, 0));
+            self.bind(&routed, &made, &table, now);
+            let having = Having {
+                exchange,
+                leg,
+                part,
+                routed,
+                table,
+                tries,
+                dies,
+                preamble,
+                moved,
+                counted,
+            };
+            let phase = Phase::Has(Box::new(having));
+            return Call { made, to_client: Out::default(), phase, until, over_by };
+        }
+        let (to_client, phase) = (Out::default(), Phase::Answered);
+        let mut call = Call { made, to_client, phase, until, over_by };
+        self.dial_for(whose, &mut call, (asked, preamble), (table, origin, routed), &snapshot, now);
+        call
+    }
+
+    /// Dials a backend for a request.
+    fn dial_for(
+        &mut self,
+        whose: &Whose<'_>,
+        call: &mut Call,
+        (asked, preamble): (Asked, Option<Box<[u8]>>),
+        (table, origin, routed): (Arc<AppTable>, Origin, Routed),
+        snapshot: &Snapshot,
+        now: Time,
+    ) {
+        let Some(leg) = self.connections.reserve(ticks(now)) else {
+            let answer = (Answer::new(503, "there is no room"), Reason::Internal);
+            return self.answer(call, answer, false, now);
+        };
+        self.legs.insert(leg, Leg::Call { client: whose.id, stream: whose.stream });
+        let mut dial = Dial::new(table, origin, snapshot.dial);
+        if dial.is_secured() {
+            let alpn = Some((*b"http/1.1").into());
+            dial.greet_with(Greeting { preamble: preamble.clone(), alpn });
+        }
+        let progress = dial.begin(routed, now, &mut dial_tools!(self, leg));
+        call.phase = Phase::Dials(Box::new(Dialling { asked, dial, leg, preamble }));
+        self.progressed(call, progress, now);
+    }
+
+    /// Takes up an event of a backend's.
+    pub(super) fn call_event(
+        &mut self,
+        call: &mut Call,
+        (leg, part): (Key, usize),
+        event: Event,
+        now: Time,
+    ) {
+        match &mut call.phase {
+            Phase::Dials(dialling) if dialling.leg == leg => {
+                let progress =
+                    dialling.dial.event(part - 1, event, now, &mut dial_tools!(self, leg));
+                self.progressed(call, progress, now);
+            }
+            Phase::Has(having) if having.leg == leg && having.part == part => {
+                having.exchange.backend.note(event);
+            }
+            // Told of what has ended while the event was on its way.
+            _ => {}
+        }
+    }
+
+    /// Takes up what became of a dial.
+    fn progressed(&mut self, call: &mut Call, progress: Progress, now: Time) {
+        match progress {
+            Progress::Waits(at) => {
+                call.until = at;
+            }
+            Progress::Connected(connected) => self.hand_over(call, connected, now),
+            Progress::Failed(reason) => {
+                let phase = std::mem::replace(&mut call.phase, Phase::Answered);
+                let Phase::Dials(dialling) = phase else { return };
+                self.drop_leg(dialling.leg);
+                call.made.tries += dialling.dial.tries();
+                call.made.tried = dialling.dial.last().cloned();
+                let answer = match reason {
+                    Reason::ConnectFailed | Reason::TlsFailed => {
+                        Answer::new(502, "no backend answers")
+                    }
+                    _ => Answer::new(503, "no backend can be asked now"),
+                };
+                let reason =
+                    if reason == Reason::TlsFailed { Reason::ConnectFailed } else { reason };
+                let keeps = dialling.asked.keeps && dialling.asked.up.is_over();
+                self.answer(call, (answer, reason), keeps, now);
+            }
+        }
+    }
+
+    /// Has a call answered by us, which no backend has any more.
+    fn answer(&self, call: &mut Call, (answer, reason): (Answer, Reason), keeps: bool, now: Time) {
+        call.made.said.keeps = keeps && answer.status != 400;
+        call.made.reason = reason;
+        call.until = now + self.shared.snapshot.load().http.body_timeout;
+        call.phase = Phase::Answers(answer);
+    }
+
+    /// Gives a request to the backend that has answered the dial.
+    fn hand_over(&mut self, call: &mut Call, connected: Connected, now: Time) {
+        let Phase::Dials(dialling) = std::mem::replace(&mut call.phase, Phase::Answered) else {
+            return;
+        };
+        let Dialling { asked, dial, leg, preamble } = *dialling;
+        let Connected { end, attempt, tries, routed } = connected;
+        let upstream = routed.slot.upstream();
+        upstream.meter.cell(self.share).connected();
+        let meters = &self.shared.meters;
+        meters.set_up(self.share, now.since(call.made.began));
+        dial.route_count(&routed, &mut self.routes, meters).count(self.share);
+        let Some(table) = call.made.table.clone() else { return };
+        self.bind(&routed, &call.made, &table, now);
+        let snapshot = self.shared.snapshot.load();
+        let lifetime = snapshot.warm.map_or(LIFETIME, |rules| rules.max_lifetime);
+        // Up to a fifth less, so that those made together do not end together.
+        let lifetime = lifetime - lifetime / 5 * self.rng.u32(..1_000) / 1_000;
+        // Where connections are secured it has been said before.
+        let said = preamble.as_deref().filter(|_| !dial.is_secured());
+        let exchange = Exchange::new(asked, end, false, said);
+        let (part, dies, moved, counted) = (attempt + 1, now + lifetime, 0, (0, 0));
+        call.until = now + snapshot.http.response_timeout;
+        let having =
+            Having { exchange, leg, part, routed, table, tries, dies, preamble, moved, counted };
+        call.phase = Phase::Has(Box::new(having));
+    }
+
+    fn bind(&self, routed: &Routed, made: &Made, table: &AppTable, now: Time) {
+        if routed.binds {
+            let ttl = table.rules.affinity_ttl;
+            let affinity = &self.shared.affinity;
+            let hold = affinity.bind(made.key, routed.slot.upstream().number, ttl, now);
+            affinity.release(hold, ttl, now);
+        }
+    }
+
+    /// Goes on with a request as far as that goes without waiting.
+    pub(super) fn turn_call(
+        &mut self,
+        whose: &Whose<'_>,
+        call: &mut Call,
+        asker: &mut impl Asker,
+        held: &mut Vec<u8>,
+        own: &mut Option<(u64, Rested)>,
+        now: Time,
+    ) -> Came {
+        loop {
+            match &mut call.phase {
+                Phase::Dials(_) => return Came::Waits,
+                Phase::Answers(answer) => {
+                    call.made.said.keeps &= self.forcing.is_none();
+                    if asker.answer(answer, &call.made.said, &mut call.to_client).is_err() {
+                        return Came::Gone(Reason::ClientReset);
+                    }
+                    let status = answer.status;
+                    self.tell_of(whose, call, Some(status), now);
+                    call.phase = Phase::Answered;
+                }
+                Phase::Answered => {
+                    let keeps = call.made.said.keeps;
+                    return match asker.send(&mut call.to_client, !keeps, &mut self.tools) {
+                        Ok(false) => Came::Waits,
+                        Ok(true) if asker.end(&[]).is_ok() => Came::Over { keeps },
+                        _ => Came::Gone(Reason::ClientReset),
+                    };
+                }
+                Phase::Has(having) => {
+                    let exchange = &mut having.exchange;
+                    if self.forcing.is_some() && exchange.status.is_none() {
+                        exchange.asked.keeps = false;
+                    }
+                    let turn = exchange.turn(asker, held, &mut call.to_client, &mut self.tools);
+                    let moved = exchange.sent + exchange.received;
+                    if moved != having.moved {
+                        having.moved = moved;
+                        let rules = &self.shared.snapshot.load().http;
+                        let waits_for_head =
+                            exchange.status.is_none() && !exchange.waits_for_client();
+                        call.until = now
+                            + if waits_for_head {
+                                rules.response_timeout
+                            } else {
+                                rules.body_timeout
+                            };
+                    }
+                    if let Some(status) = exchange.status
+                        && let Some(permit) = having.routed.permit.take()
+                    {
+                        let failed = matches!(status, 502..=504);
+                        having.routed.slot.upstream().report(permit, !failed, now);
+                    }
+                    match turn {
+                        Turn::Waits => return Came::Waits,
+                        Turn::More => return Came::More,
+                        Turn::Upgraded => return Came::Upgraded,
+                        Turn::ClientGone => return Came::Gone(Reason::ClientReset),
+                        Turn::BrokeOff => return Came::Gone(Reason::BackendReset),
+                        Turn::Over { client, backend } => {
+                            self.answered(whose, call, backend, own, now);
+                            return Came::Over { keeps: client };
+                        }
+                        Turn::Unanswered | Turn::Nonsense(_) | Turn::BadBody(..) => {
+                            self.call_failed(whose, call, &turn, now);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// An answer has been passed on.
+    fn answered(
+        &mut self,
+        whose: &Whose<'_>,
+        call: &mut Call,
+        backend_keeps: bool,
+        own: &mut Option<(u64, Rested)>,
+        now: Time,
+    ) {
+        call.made.reason = Reason::Served;
+        self.tell_of(whose, call, None, now);
+        let phase = std::mem::replace(&mut call.phase, Phase::Answered);
+        let Phase::Has(having) = phase else { return };
+        let Having { exchange, leg, part, routed, dies, table, .. } = *having;
+        let rested = Rested { id: leg, part, end: exchange.backend, dies };
+        if !backend_keeps {
+            self.drop_leg(leg);
+        } else if table.rules.header.is_some() && whose.client != call.made.client {
+            // It has been said for whom it is, and the next may be another's.
+            self.drop_leg(leg);
+        } else {
+            let upstream = routed.slot.upstream();
+            self.rest(whose.id, rested, upstream, table.rules.header.is_none(), own, now);
+        }
+    }
+
+    /// A backend has not answered as it must: it is asked again on another connection where that can do
+    /// no harm, else the client is told.
+    fn call_failed(&mut self, whose: &Whose<'_>, call: &mut Call, turn: &Turn, now: Time) {
+        let phase = std::mem::replace(&mut call.phase, Phase::Answered);
+        let Phase::Has(mut having) = phase else { return };
+        self.drop_leg(having.leg);
+        self.count(&mut having);
+        let Having { exchange, mut routed, table, preamble, tries, .. } = *having;
+        let keeps = exchange.asked.keeps && exchange.asked.up.is_over();
+        call.made.tries += tries;
+        call.made.tried = Some(Arc::clone(routed.slot.upstream()));
+        call.made.moved = (call.made.moved.0 + exchange.sent, call.made.moved.1);
+        let was_used = exchange.was_used();
+        if *turn == Turn::Unanswered
+            && !std::mem::replace(&mut call.made.again, true)
+            && let Some(asked) = exchange.take_again()
+        {
+            let snapshot = self.shared.snapshot.load_full();
+            let origin = table.layout.origin(call.made.location.country, call.made.location.at_pop);
+            routed.binds = false;
+            return self.dial_for(
+                whose,
+                call,
+                (asked, preamble),
+                (table, origin, routed),
+                &snapshot,
+                now,
+            );
+        }
+        let (answer, reason) = match turn {
+            Turn::BadBody(status, why) => (Answer::new(*status, why), Reason::BadRequest),
+            Turn::Nonsense(why) => {
+                tracing::debug!(backend = %routed.slot.upstream().id, "no answer: {why}");
+                let why = "the backend's answer cannot be understood";
+                (Answer::new(502, why), Reason::BackendReset)
+            }
+            _ => (Answer::new(502, "the backend closed the connection"), Reason::BackendReset),
+        };
+        // One that was kept too long says nothing of the backend.
+        if reason == Reason::BackendReset && !was_used {
+            self.blame(&mut routed, now);
+        }
+        self.answer(call, (answer, reason), keeps, now);
+    }
+
+    /// Looks at the time. Whether anything has come of it.
+    pub(super) fn call_time(&mut self, call: &mut Call, now: Time) -> Option<Came> {
+        let is_over = call.over_by.is_some_and(|by| by <= now);
+        match &mut call.phase {
+            Phase::Dials(dialling) if !is_over => {
+                let leg = dialling.leg;
+                let progress = dialling.dial.time(now, &mut dial_tools!(self, leg));
+                self.progressed(call, progress, now);
+                return None;
+            }
+            _ if !is_over && now < call.until => return None,
+            Phase::Answers(_) | Phase::Answered => return Some(Came::Gone(Reason::Idle)),
+            Phase::Has(having) if having.exchange.status.is_some() => {
+                // Who does not go on? What has not been taken is the client's doing.
+                let is_clients = !call.to_client.is_empty();
+                let reason = if is_clients { Reason::Idle } else { Reason::ResponseTimeout };
+                return Some(Came::Gone(reason));
+            }
+            Phase::Has(_) | Phase::Dials(_) => {}
+        }
+        let is_clients = call.waits_for_client() && !is_over;
+        let keeps = false;
+        let verdict = if is_clients {
+            (Answer::new(408, "the body of the request took too long"), Reason::RequestTimeout)
+        } else {
+            (Answer::new(504, "the backend takes too long"), Reason::ResponseTimeout)
+        };
+        match std::mem::replace(&mut call.phase, Phase::Answered) {
+            Phase::Has(mut having) => {
+                self.drop_leg(having.leg);
+                self.count(&mut having);
+                call.made.tries += having.tries;
+                call.made.tried = Some(Arc::clone(having.routed.slot.upstream()));
+                call.made.moved.0 += having.exchange.sent;
+                if !is_clients {
+                    self.blame(&mut having.routed, now);
+                }
+            }
+            Phase::Dials(dialling) => self.drop_leg(dialling.leg),
+            Phase::Answers(_) | Phase::Answered => {}
+        }
+        self.answer(call, verdict, keeps, now);
+        None
+    }
+
+    /// Ends a request whose answer nobody will have.
+    pub(super) fn give_up(
+        &mut self,
+        whose: &Whose<'_>,
+        mut call: Box<Call>,
+        reason: Reason,
+        now: Time,
+    ) {
+        let leg = match &call.phase {
+            Phase::Dials(dialling) => Some(dialling.leg),
+            Phase::Has(having) => Some(having.leg),
+            Phase::Answers(_) | Phase::Answered => None,
+        };
+        let Some(leg) = leg else { return };
+        self.drop_leg(leg);
+        call.made.reason = reason;
+        let status = call.having().and_then(|having| having.exchange.status);
+        if let Phase::Has(having) = &mut call.phase
+            && matches!(reason, Reason::BackendReset | Reason::ResponseTimeout)
+        {
+            self.blame(&mut having.routed, now);
+        }
+        self.tell_of(whose, &mut call, status, now);
+    }
+
+    /// A backend has not done what it should have.
+    fn blame(&self, routed: &mut Routed, now: Time) {
+        let upstream = routed.slot.upstream();
+        upstream.meter.cell(self.share).reset();
+        if let Some(permit) = routed.permit.take() {
+            upstream.report(permit, false, now);
+        }
+    }
+
+    /// Lets metrics know of what has moved since the last time.
+    pub(super) fn count(&self, having: &mut Having) {
+        let moved = (having.exchange.sent, having.exchange.received);
+        let known = std::mem::replace(&mut having.counted, moved);
+        let cell = having.routed.slot.upstream().meter.cell(self.share);
+        self.shared.meters.moved(self.share, cell, moved.0 - known.0, moved.1 - known.1);
+    }
+
+    /// Counts and logs a request.
+    pub(super) fn tell_of(
+        &mut self,
+        whose: &Whose<'_>,
+        call: &mut Call,
+        own: Option<u16>,
+        now: Time,
+    ) {
+        let mut record = Record::new(call.made.client, call.made.reason);
+        if let Phase::Has(having) = &mut call.phase {
+            self.count(having);
+            record.backend = Some(Arc::clone(having.routed.slot.upstream()));
+            record.tier = Some(having.routed.tier);
+            call.made.tries += having.tries;
+            call.made.moved.0 += having.exchange.sent;
+            call.made.moved.1 += having.exchange.received;
+        } else {
+            record.backend = call.made.tried.take();
+        }
+        let made = &call.made;
+        let status = own.or_else(|| call.having().and_then(|having| having.exchange.status));
+        record.country = made.location.country;
+        record.server_name = whose.name.map(Into::into);
+        record.tls = whose.peer.shown.version;
+        record.client_name.clone_from(&whose.peer.shown.name);
+        record.tries = u32::try_from(made.tries).unwrap_or(u32::MAX);
+        (record.sent, record.received) = made.moved;
+        record.total = now.since(made.began);
+        record.request = Some(Requested {
+            method: &made.method,
+            path: &made.path,
+            host: made.host.as_deref(),
+            version: made.version,
+            status,
+            id: u128::from_be_bytes(made.said.trace),
+        });
+        self.shared.meters.answered(self.share, status, record.total);
+        self.line(made.table.as_deref(), made.location, &record, now);
+    }
+}
+
+impl Made {
+    fn of(request: &Request<'_, '_>, client: SocketAddr, trace: [u8; 16], now: Time) -> Self {
+        let path = match request.target {
+            Target::Origin(path) => path,
+            Target::Asterisk => "*",
+        };
+        let mut accepts =
+            request.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("accept"));
+        let is_json = |word: &[u8]| word.eq_ignore_ascii_case(b"json");
+        let said = Said {
+            trace,
+            json: accepts.any(|field| field.value.windows(4).any(is_json)),
+            to_head: request.method == "HEAD",
+            keeps: request.keeps_alive && request.framing == Framing::None,
+        };
+        Self {
+            method: request.method.into(),
+            path: path.into(),
+            host: request.authority.map(Into::into),
+            version: if request.is_11 { "HTTP/1.1" } else { "HTTP/1.0" },
+            said,
+            ..Self::unknown(client, trace, now)
+        }
+    }
+
+    /// What there is to tell of one that could not be understood.
+    pub fn unknown(client: SocketAddr, trace: [u8; 16], now: Time) -> Self {
+        Self {
+            method: "-".into(),
+            path: "-".into(),
+            host: None,
+            version: "HTTP/1.1",
+            client,
+            location: Location::default(),
+            table: None,
+            said: Said { trace, json: false, to_head: false, keeps: false },
+            began: now,
+            reason: Reason::BadRequest,
+            key: (client.ip().into(), 0),
+            again: false,
+            tries: 0,
+            tried: None,
+            moved: (0, 0),
+        }
+    }
+}
+
+/// The trace of a `traceparent` that is well-formed: `00-` 32 digits `-` 16 digits `-` 2 digits.
+fn parent_of(value: &[u8]) -> Option<u128> {
+    let is_hex = |bytes: &[u8]| {
+        bytes.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'))
+    };
+    let dashes = [2, 35, 52].iter().all(|at| value.get(*at) == Some(&b'-'));
+    if value.len() < 55 || !dashes || !is_hex(&value[3..35]) || !is_hex(&value[36..52]) {
+        return None;
+    }
+    let trace = u128::from_str_radix(str::from_utf8(&value[3..35]).ok()?, 16).ok()?;
+    (trace != 0 && value[36..52].iter().any(|digit| *digit != b'0')).then_some(trace)
+}
+
+/// Who asks, by what trusted hops have written: the last who is not one of them.
+fn forwarded_for(request: &Request<'_, '_>, trusted: &CidrMap<()>) -> Option<IpAddr> {
+    let fields = request.fields.iter().rev();
+    let fields = fields.filter(|field| field.name.eq_ignore_ascii_case("x-forwarded-for"));
+    let mut first = None;
+    for field in fields {
+        for item in field.value.rsplit(|byte| *byte == b',') {
+            let ip: IpAddr = str::from_utf8(item.trim_ascii()).ok()?.parse().ok()?;
+            if trusted.get(ip).is_none() {
+                return Some(ip);
+            }
+            first = Some(ip);
+        }
+    }
+    first
+}
+
+/// A host without its port, in lower case and without a dot at its end.
+fn without_port(authority: &str) -> String {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    host.trim_end_matches('.').to_ascii_lowercase()
+}

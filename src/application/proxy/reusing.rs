@@ -1,0 +1,120 @@
+//! Connections to backends between two requests: kept for any client where there is a pool, else for
+//! the client whose request they had.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::{Proxy, Snapshot};
+use crate::application::http::Asked;
+use crate::application::route::Routed;
+use crate::application::upstreams::{Rested, Upstream};
+use crate::domain::time::Time;
+use crate::infrastructure::reactor::Event;
+use crate::infrastructure::slab::Key;
+
+/// What a connection to a backend is for, in http mode.
+pub(super) enum Leg {
+    /// A request of a client's.
+    Call { client: Key, stream: u32 },
+    /// The next request of one client's.
+    Own { client: Key },
+    /// Whoever's comes first, until then.
+    Rests { upstream: Arc<Upstream>, until: Time },
+}
+
+impl Proxy {
+    /// A connection to the backend chosen that has had requests before.
+    pub(super) fn take_rested(
+        &mut self,
+        routed: &Routed,
+        asked: &Asked,
+        own: &mut Option<(u64, Rested)>,
+        client: SocketAddr,
+        snapshot: &Snapshot,
+        now: Time,
+    ) -> Option<Rested> {
+        let _ = (asked, client);
+        let upstream = routed.slot.upstream();
+        if let Some((number, rested)) = own.take() {
+            if number == upstream.number && now < rested.dies {
+                return Some(rested);
+            }
+            self.drop_leg(rested.id);
+        }
+        upstream.take_rested(snapshot.keeper(self.number)?, now)
+    }
+
+    /// Keeps a connection whose request has been answered: for anybody if it may be `shared`.
+    pub(super) fn rest(
+        &mut self,
+        client: Key,
+        rested: Rested,
+        upstream: &Arc<Upstream>,
+        shared: bool,
+        own: &mut Option<(u64, Rested)>,
+        now: Time,
+    ) {
+        let leg = rested.id;
+        let snapshot = self.shared.snapshot.load();
+        if self.forcing.is_some() || now >= rested.dies || rested.end.is_readable() {
+            return self.drop_leg(leg);
+        }
+        match snapshot.keeper(self.number).filter(|_| shared) {
+            Some(keeper) => match upstream.rest(keeper, rested, now) {
+                Ok(until) => {
+                    let upstream = Arc::clone(upstream);
+                    self.legs.insert(leg, Leg::Rests { upstream, until });
+                }
+                Err(_) => self.drop_leg(leg),
+            },
+            None => {
+                self.legs.insert(leg, Leg::Own { client });
+                if let Some((_, before)) = own.replace((upstream.number, rested)) {
+                    self.drop_leg(before.id);
+                }
+            }
+        }
+    }
+
+    /// Takes up an event of a connection that rests: what is said to nobody ends it.
+    pub(super) fn rested_event(&mut self, leg: Key, event: Event) {
+        if !event.readable() && !event.failed() && !event.read_closed() {
+            return;
+        }
+        if let Some(Leg::Rests { upstream, .. }) = self.legs.get(&leg) {
+            drop(upstream.take_rested_away(self.number, leg));
+            self.drop_leg(leg);
+        }
+    }
+
+    /// Closes those that have rested long enough, or whose backend is to have none.
+    pub(super) fn sweep_rested(&mut self, now: Time) {
+        let keeps = self.shared.snapshot.load().warm.is_some() && self.forcing.is_none();
+        let (mut over, mut seen) = (Vec::new(), HashSet::new());
+        for (leg, what) in &self.legs {
+            let Leg::Rests { upstream, until } = what else { continue };
+            if seen.insert(upstream.number) {
+                over.append(&mut upstream.lost_rested(self.number));
+            }
+            if !keeps || *until <= now || !upstream.is_seated() {
+                drop(upstream.take_rested_away(self.number, *leg));
+                over.push(*leg);
+            }
+        }
+        for leg in over {
+            self.drop_leg(leg);
+        }
+    }
+
+    /// How many rest.
+    pub(super) fn resting(&self) -> usize {
+        self.legs.values().filter(|leg| matches!(leg, Leg::Rests { .. })).count()
+    }
+
+    pub(super) fn drop_leg(&mut self, leg: Key) {
+        if self.legs.remove(&leg).is_some() {
+            self.connections.free(leg);
+        }
+    }
+}
