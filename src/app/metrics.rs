@@ -136,6 +136,15 @@ impl Metrics {
             page.sample(&[("status", class)], count);
         }
         page.family(
+            "edgeproxy_http_failures_total",
+            Kind::Counter,
+            "Requests in http mode that no backend has answered to the end, and why.",
+        );
+        for reason in Reason::ALL.iter().filter(|reason| reason.is_of_requests()) {
+            let workers = self.workers.iter().map(|worker| worker.ended.requests_of(*reason));
+            page.sample(&[("reason", reason.as_str())], workers.sum::<u64>());
+        }
+        page.family(
             "edgeproxy_http_request_seconds",
             Kind::Histogram,
             "Time from a request's head to the end of its answer.",

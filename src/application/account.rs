@@ -90,6 +90,28 @@ impl Reason {
             )
     }
 
+    /// Why a request may not have been answered by a backend.
+    #[must_use]
+    pub const fn is_of_requests(self) -> bool {
+        matches!(
+            self,
+            Self::ClientReset
+                | Self::BackendReset
+                | Self::Idle
+                | Self::RateLimited
+                | Self::NoBackend
+                | Self::AtHardLimit
+                | Self::ConnectFailed
+                | Self::Drained
+                | Self::Killed
+                | Self::BadRequest
+                | Self::UnknownHost
+                | Self::RequestTimeout
+                | Self::ResponseTimeout
+                | Self::Internal
+        )
+    }
+
     /// Refused before anything was known but the address: counted and summed up, not logged one
     /// by one, so that a flood does not become a flood of lines.
     #[must_use]

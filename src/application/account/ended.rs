@@ -13,13 +13,13 @@ const TOLD_APART: usize = 32;
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct Ended {
-    counts: [AtomicU64; 17],
+    counts: [AtomicU64; Reason::ALL.len()],
+    /// Of requests that were not answered by a backend.
+    requests: [AtomicU64; Reason::ALL.len()],
     would_be_limited: AtomicU64,
     untrusted: AtomicU64,
     refused: Mutex<Refused>,
 }
-
-const _: () = assert!(Reason::ALL.len() == 22);
 
 /// Clients that were turned away since the last reading.
 #[derive(Debug, Default)]
@@ -38,6 +38,17 @@ impl Ended {
     /// Counts one.
     pub fn count(&self, reason: Reason) {
         up(&self.counts[reason as usize]);
+    }
+
+    /// Counts a request that was not answered by a backend.
+    pub fn count_request(&self, reason: Reason) {
+        up(&self.requests[reason as usize]);
+    }
+
+    /// How many requests were not answered by a backend.
+    #[must_use]
+    pub fn requests_of(&self, reason: Reason) -> u64 {
+        self.requests[reason as usize].load(Ordering::Relaxed)
     }
 
     /// Notes who was turned away, for the summary. Not while that is being made.

@@ -207,6 +207,7 @@ impl Proxy {
             let answer = Answer::new(429, "too many requests");
             let secs = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             let answer = Answer { retry_after: Some(secs), ..answer };
+            self.ended.refused(Reason::RateLimited, client.ip().into());
             return refused(made, answer, Reason::RateLimited);
         }
         if matches!(request.method, "CONNECT" | "TRACE") {
@@ -691,6 +692,9 @@ impl Proxy {
             status,
             id: u128::from_be_bytes(made.said.trace),
         });
+        if made.reason != Reason::Served {
+            self.ended.count_request(made.reason);
+        }
         self.shared.meters.answered(self.share, status, record.total);
         self.line(made.table.as_deref(), made.location, &record, now);
     }
