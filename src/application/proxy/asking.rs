@@ -278,7 +278,9 @@ impl Proxy {
         });
         let over_by = (!rules.request_timeout.is_zero()).then(|| now + rules.request_timeout);
         let until = now + rules.body_timeout;
-        let rested = self.take_rested(&routed, &asked, own, client, &snapshot, now);
+        // It has been said for whom it is.
+        let may_be_its = preamble.is_none() || client == whose.client;
+        let rested = self.take_rested(&routed, own, may_be_its, &snapshot, now);
         if let Some(Rested { id: leg, part, end, dies }) = rested {
             self.legs.insert(leg, Leg::Call { client: whose.id, stream: whose.stream });
             let exchange = Exchange::new(asked, end, true, None);
