@@ -192,7 +192,9 @@ impl Proxy {
                         }
                         Came::Over { keeps: true } => {
                             *phase = Phase::Awaits;
-                            *until = now + self.keep_alive();
+                            let has_begun = !held.is_empty();
+                            *until = now
+                                + if has_begun { self.header_timeout() } else { self.keep_alive() };
                             continue;
                         }
                         Came::Over { keeps: false } => {
@@ -282,6 +284,10 @@ impl Proxy {
     }
 
     fn keep_alive(&self) -> Duration {
+        if self.leaving {
+            // It has been told that it may go on, before it was known that it may not for long.
+            return JUST_NOW;
+        }
         self.shared.snapshot.load().http.keep_alive_timeout
     }
 
@@ -416,12 +422,14 @@ impl Proxy {
         reason: Reason,
         now: Time,
     ) {
+        let mut breaks_off = false;
         if let Stage::Serving(serving) = &mut connection.stage {
             let phase = std::mem::replace(&mut serving.phase, Phase::Awaits);
             if let Some((_, own)) = serving.own.take() {
                 self.drop_leg(own.id);
             }
             if let Phase::Calls(call) = phase {
+                breaks_off = call.having().is_some();
                 let whose = whose!(id, connection, &serving.peer);
                 self.give_up(&whose, call, reason, now);
             }
@@ -430,6 +438,8 @@ impl Proxy {
         let Connection { stage, admitted, .. } = *connection;
         if let Stage::Serving(serving) = stage {
             match reason {
+                // An end would say of some answers that they are whole.
+                _ if breaks_off => serving.client.reset(),
                 Reason::ClientClosed | Reason::BackendClosed | Reason::Idle => drop(serving),
                 _ => serving.client.reset(),
             }

@@ -2,16 +2,16 @@
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use super::peers::{Asking, Message, Origin, Reader, before, get, ok, request, says};
-use crate::support::{Client, PATIENCE, eventually};
+use crate::support::{Client, Edge, PATIENCE, eventually};
 
 /// A backend that answers the path's own name, `/held` only when it is let go, and the sender that does.
 fn holding() -> (Origin, std::sync::mpsc::Sender<()>) {
@@ -26,6 +26,15 @@ fn holding() -> (Origin, std::sync::mpsc::Sender<()>) {
     (origin, lets_go)
 }
 
+/// Has it end, and waits until nobody new comes in.
+fn drains(edge: &Edge) {
+    edge.signal(Signal::TERM);
+    eventually("nobody new comes in", || {
+        let refused = TcpStream::connect_timeout(&edge.addr, PATIENCE).err()?;
+        (refused.kind() == ErrorKind::ConnectionRefused).then_some(())
+    });
+}
+
 fn closes(answer: &Message) -> bool {
     answer.field("connection").is_some_and(|option| option == "close")
 }
@@ -38,8 +47,7 @@ fn a_request_that_a_backend_has_is_answered_and_the_connection_ends_behind_it() 
     client.get("/");
     client.say(get("/held"));
     eventually("the backend has it", || (origin.seen().len() == 2).then_some(()));
-    edge.signal(Signal::TERM);
-    edge.wait_for_log("no longer accepting");
+    drains(&edge);
     lets_go.send(()).unwrap();
     let answer = client.answer("GET").unwrap();
     assert_eq!((answer.status(), &*answer.text()), (200, "/held"));
@@ -73,8 +81,7 @@ fn a_body_on_its_way_either_way_comes_to_its_end() {
     assert_eq!(down.exactly(10).unwrap(), b"5\r\nhello\r\n");
     eventually("the backend has both", || (origin.seen().len() == 2).then_some(()));
 
-    edge.signal(Signal::TERM);
-    edge.wait_for_log("no longer accepting");
+    drains(&edge);
     up.say("6\r\n world\r\n0\r\n\r\n");
     let echoed = up.answer("POST").unwrap();
     assert_eq!(echoed.text(), "hello world");
@@ -100,8 +107,7 @@ fn idle_connections_are_closed_one_after_the_other_and_not_with_a_reset() {
     for client in &mut clients {
         client.get("/");
     }
-    edge.signal(Signal::TERM);
-    edge.wait_for_log("no longer accepting");
+    drains(&edge);
     let begun = Instant::now();
     let mut ends: Vec<Duration> = thread::scope(|scope| {
         let waits: Vec<_> = clients
@@ -131,8 +137,7 @@ fn an_idle_connection_is_still_served_once_and_told_that_it_ends() {
     let [mut used, mut fresh] = [Asking::to(&edge), Asking::to(&edge)];
     used.get("/");
     fresh.say("GET / HTTP/1.1\r\n");
-    edge.signal(Signal::TERM);
-    edge.wait_for_log("no longer accepting");
+    drains(&edge);
     fresh.say("Host: web\r\n\r\n");
     for (name, answer) in [("used", used.get("/")), ("fresh", fresh.answer("GET").unwrap())] {
         assert_eq!(answer.text(), "a", "{name}");
@@ -151,8 +156,7 @@ fn requests_that_came_in_one_piece_are_answered_up_to_the_one_that_ends_it() {
     let mut client = Asking::to(&edge);
     client.say(get("/held") + &get("/never"));
     eventually("the backend has it", || (origin.seen().len() == 1).then_some(()));
-    edge.signal(Signal::TERM);
-    edge.wait_for_log("no longer accepting");
+    drains(&edge);
     lets_go.send(()).unwrap();
     let answer = client.answer("GET").unwrap();
     assert!(closes(&answer), "{answer:?}");
@@ -255,8 +259,8 @@ fn who_waits_in_the_queue_when_the_signal_comes_is_answered() {
             let answer = client.answer("GET");
             let answer = answer.unwrap_or_else(|error| panic!("client {number}: {error}"));
             assert_eq!(answer.text(), "a");
-            client.ends();
         }
+        drop(clients);
         assert_eq!(edge.exit().code, Some(0));
     }
 }
@@ -281,12 +285,9 @@ fn what_does_not_end_in_time_is_forced_and_said() {
 #[test]
 fn the_line_of_the_last_request_is_in_the_access_log() {
     let origin = Origin::named("a");
-    let stream = Arc::new(Mutex::new(()));
     for _ in 0..10 {
-        let _one = stream.lock().unwrap();
         let mut edge = before(&origin).start();
         let mut client = Asking::to(&edge);
-        client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
         client.say(get("/"));
         edge.signal(Signal::TERM);
         client.answer("GET").unwrap();

@@ -233,8 +233,7 @@ fn behind_a_header_a_connection_is_never_anothers_with_a_pool_or_without() {
         for _ in 0..5 {
             for client in &mut clients {
                 let addr = client.addr();
-                let header =
-                    format!("PROXY TCP4 {} {} {}", addr.ip(), edge.addr.ip(), addr.port());
+                let header = format!("PROXY TCP4 {} {} {}", addr.ip(), edge.addr.ip(), addr.port());
                 let answer = client.get("/").text();
                 assert!(answer.starts_with(&header), "{answer}, for {header}");
             }
@@ -252,7 +251,8 @@ fn behind_a_header_requests_that_a_trusted_peer_passes_on_are_their_clients() {
         .start();
     let mut balancer = Asking::to(&edge);
     let own = balancer.addr().ip().to_string();
-    for client in [None, Some("203.0.113.1"), Some("203.0.113.2"), None, Some("203.0.113.1"), None] {
+    for client in [None, Some("203.0.113.1"), Some("203.0.113.2"), None, Some("203.0.113.1"), None]
+    {
         let said = client.map(|ip| format!("X-Forwarded-For: {ip}\r\n")).unwrap_or_default();
         let header = balancer.ask(&request("GET", "/", &said)).text();
         let named = header.split(' ').nth(2).unwrap();
@@ -267,7 +267,9 @@ fn a_backend_that_leaves_the_registry_gets_no_request_on_a_connection_that_was_k
     let mut client = Asking::to(&edge);
     assert_eq!(client.get("/").text(), "old");
     edge.site.sql(&format!("DELETE FROM backends; {}", Row::new("b", new.addr()).insert()));
-    eventually("the next request is the other's", || (client.get("/").text() == "new").then_some(()));
+    eventually("the next request is the other's", || {
+        (client.get("/").text() == "new").then_some(())
+    });
     eventually("what was kept is closed", || (open(&old) == 0).then_some(()));
     for _ in 0..20 {
         assert_eq!(once(&edge, &get("/")).text(), "new");

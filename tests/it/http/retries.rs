@@ -37,7 +37,10 @@ fn a_dial_that_nobody_answers_goes_elsewhere_too() {
         .start();
     let mut client = Asking::to(&edge);
     for _ in 0..5 {
-        assert_eq!(client.ask(&(request("POST", "/", "Content-Length: 2\r\n") + "hi")).text(), "alive");
+        assert_eq!(
+            client.ask(&(request("POST", "/", "Content-Length: 2\r\n") + "hi")).text(),
+            "alive"
+        );
     }
     assert_eq!(alive.seen().len(), 5);
 }
@@ -122,12 +125,9 @@ fn nothing_is_made_more_than_twice() {
 #[test]
 fn a_fresh_connection_that_closes_is_a_502_and_nothing_is_made_once_more() {
     for then in [Then::Closes, Then::Resets] {
-        let [bad, other] =
-            [Origin::new(move |_, _| then), Origin::new(move |_, _| then)];
-        let edge = site()
-            .backend(Row::new("a", bad.addr()))
-            .backend(Row::new("b", other.addr()))
-            .start();
+        let [bad, other] = [Origin::new(move |_, _| then), Origin::new(move |_, _| then)];
+        let edge =
+            site().backend(Row::new("a", bad.addr())).backend(Row::new("b", other.addr())).start();
         let mut client = Asking::to(&edge);
         for number in 1..=5 {
             let answer = client.get("/");
