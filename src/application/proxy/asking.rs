@@ -754,13 +754,24 @@ const fn first_wait(asked: &Asked, rules: &HttpRules) -> Duration {
     if asked.up.is_over() { rules.response_timeout } else { rules.body_timeout }
 }
 
-/// The trace of a `traceparent` that is well-formed: `00-` 32 digits `-` 16 digits `-` 2 digits.
+/// The trace of a `traceparent` that is well-formed (W3C Trace Context, 3.2): a version, 32 digits, 16
+/// digits and 2 digits, with `-` between them.
 fn parent_of(value: &[u8]) -> Option<u128> {
     let is_hex = |bytes: &[u8]| {
         bytes.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'))
     };
     let dashes = [2, 35, 52].iter().all(|at| value.get(*at) == Some(&b'-'));
-    if value.len() < 55 || !dashes || !is_hex(&value[3..35]) || !is_hex(&value[36..52]) {
+    let digits = [0..2, 3..35, 36..52, 53..55];
+    if !dashes || !digits.into_iter().all(|range| value.get(range).is_some_and(is_hex)) {
+        return None;
+    }
+    // What later versions have is behind what is known; there is no version ff.
+    let is_whole = match &value[..2] {
+        b"00" => value.len() == 55,
+        b"ff" => false,
+        _ => value.get(55).is_none_or(|byte| *byte == b'-'),
+    };
+    if !is_whole {
         return None;
     }
     let trace = u128::from_str_radix(str::from_utf8(&value[3..35]).ok()?, 16).ok()?;

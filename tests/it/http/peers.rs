@@ -84,7 +84,7 @@ impl<S: Read> Reader<S> {
     }
 
     fn fill(&mut self) -> io::Result<()> {
-        let mut bytes = [0; 64 << 10];
+        let mut bytes = [0; 16 << 10];
         match self.stream.read(&mut bytes)? {
             0 => Err(ErrorKind::UnexpectedEof.into()),
             read => {
@@ -94,7 +94,8 @@ impl<S: Read> Reader<S> {
         }
     }
 
-    fn line(&mut self) -> io::Result<String> {
+    /// Up to the end of the line, without it.
+    pub fn line(&mut self) -> io::Result<String> {
         loop {
             if let Some(end) = self.held.windows(2).position(|bytes| bytes == b"\r\n") {
                 let line: Vec<u8> = self.held.drain(..end + 2).take(end).collect();
@@ -121,6 +122,15 @@ impl<S: Read> Reader<S> {
         while self.held.len() < length {
             self.fill()?;
         }
+        Ok(self.held.drain(..length).collect())
+    }
+
+    /// What there is, and not more than so many bytes.
+    pub fn some(&mut self, most: usize) -> io::Result<Vec<u8>> {
+        if self.held.is_empty() {
+            self.fill()?;
+        }
+        let length = most.min(self.held.len());
         Ok(self.held.drain(..length).collect())
     }
 
