@@ -114,6 +114,8 @@ pub(super) struct Made {
     pub said: Said,
     pub began: Time,
     pub reason: Reason,
+    /// Whether its client may have more of it to say.
+    pub unheard: bool,
     key: AffinityKey,
     /// Whether it has been made once more already.
     again: bool,
@@ -514,6 +516,7 @@ impl Proxy {
         let phase = std::mem::replace(&mut call.phase, Phase::Answered);
         let Phase::Has(having) = phase else { return };
         let Having { exchange, leg, part, routed, dies, table, .. } = *having;
+        call.made.unheard = !exchange.asked.up.is_over();
         let rested = Rested { id: leg, part, end: exchange.backend, dies };
         if !backend_keeps {
             self.drop_leg(leg);
@@ -535,6 +538,7 @@ impl Proxy {
         self.count(&mut having);
         let Having { exchange, mut routed, table, preamble, tries, .. } = *having;
         let keeps = exchange.asked.keeps && exchange.asked.up.is_over();
+        call.made.unheard = !exchange.asked.up.is_over();
         call.made.tries += tries;
         call.made.tried = Some(Arc::clone(routed.slot.upstream()));
         call.made.moved = (call.made.moved.0 + exchange.sent, call.made.moved.1);
@@ -605,6 +609,7 @@ impl Proxy {
                 call.made.tries += having.tries;
                 call.made.tried = Some(Arc::clone(having.routed.slot.upstream()));
                 call.made.moved.0 += having.exchange.sent;
+                call.made.unheard = !having.exchange.asked.up.is_over();
                 if !is_clients {
                     self.blame(&mut having.routed, now);
                 }
@@ -722,6 +727,7 @@ impl Made {
             path: path.into(),
             host: request.authority.map(Into::into),
             version: if request.is_11 { "HTTP/1.1" } else { "HTTP/1.0" },
+            unheard: request.framing != Framing::None,
             said,
             ..Self::unknown(client, trace, now)
         }
@@ -740,6 +746,7 @@ impl Made {
             said: Said { trace, json: false, to_head: false, keeps: false },
             began: now,
             reason: Reason::BadRequest,
+            unheard: true,
             key: (client.ip().into(), 0),
             again: false,
             tries: 0,

@@ -201,7 +201,7 @@ impl Proxy {
                             // What has arrived and was not read would turn the end into a reset.
                             let is_all = held.is_empty()
                                 && !client.is_readable()
-                                && !call.waits_for_client();
+                                && !call.made.unheard;
                             let _ = client.say_end(&mut self.tools.sealed);
                             if is_all && client.flush() == Ok(true) {
                                 Some(Reason::BackendClosed)
