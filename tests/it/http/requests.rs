@@ -254,9 +254,9 @@ fn a_backend_that_answers_before_it_has_heard_everything_is_heard() {
         let mut client = Asking::to(&edge);
         client.say(request("POST", "/", "Content-Length: 1000000\r\n"));
         let _ = std::io::Write::write_all(&mut client.stream, &vec![b'x'; 200_000]);
-        let answer = client.answer("POST").unwrap_or_else(|error| {
-            panic!("{error}: {:#?}", edge.access_of_addr(client.addr()))
-        });
+        let answer = client
+            .answer("POST")
+            .unwrap_or_else(|error| panic!("{error}: {:#?}", edge.access_of_addr(client.addr())));
         assert_eq!((answer.status(), &*answer.text()), (413, "big"));
         assert_eq!(answer.field("connection"), Some("close"));
     }
