@@ -230,7 +230,9 @@ fn no_request_is_lost_under_load() {
         eventually("there is load", || (asked.load(Ordering::SeqCst) > 1_000).then_some(()));
         edge.signal(Signal::TERM);
         assert!(clients.into_iter().all(|client| client.join().unwrap()), "all are told");
-        comers.into_iter().for_each(|comer| comer.join().unwrap());
+        for comer in comers {
+            comer.join().unwrap();
+        }
         stops.store(true, Ordering::SeqCst);
     });
     let exit = edge.exit();

@@ -245,7 +245,7 @@ fn who_asks_without_end_in_one_piece_does_not_keep_others_waiting() {
                 let client = Asking::to(&edge);
                 let mut reading = client.stream.try_clone().unwrap();
                 let reader = scope.spawn(move || {
-                    let mut bytes = [0; 1 << 16];
+                    let mut bytes = [0; 1 << 12];
                     while std::io::Read::read(&mut reading, &mut bytes).is_ok_and(|read| read > 0) {
                     }
                 });

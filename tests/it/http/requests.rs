@@ -185,14 +185,14 @@ fn what_goes_before_an_answer_is_passed_on_to_who_understands_it() {
 
 #[test]
 fn who_waits_to_be_told_to_go_on_is_told_by_the_backend() {
-    let origin = Origin::of_heads(|seen, reader| match seen.message.path() {
-        "/no" => says(reader, "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"),
-        _ => {
-            assert_eq!(seen.message.field("expect"), Some("100-continue"));
-            says(reader, "HTTP/1.1 100 Continue\r\n\r\n");
-            let body = reader.exactly(5).unwrap();
-            says(reader, ok(&String::from_utf8(body).unwrap()))
+    let origin = Origin::of_heads(|seen, reader| {
+        if seen.message.path() == "/no" {
+            return says(reader, "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno");
         }
+        assert_eq!(seen.message.field("expect"), Some("100-continue"));
+        says(reader, "HTTP/1.1 100 Continue\r\n\r\n");
+        let body = reader.exactly(5).unwrap();
+        says(reader, ok(&String::from_utf8(body).unwrap()))
     });
     let edge = before(&origin).start();
     let fields = "Content-Length: 5\r\nExpect: 100-continue\r\n";

@@ -89,12 +89,12 @@ fn what_may_not_be_done_twice_is_not_made_once_more() {
 #[test]
 fn after_a_byte_of_an_answer_nothing_is_made_once_more() {
     for begun in ["H", "HTTP/1.1 200", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"] {
-        let origin = Origin::new(move |seen, reader| match seen.before {
-            0 => says(reader, ok("a")),
-            _ => {
-                says(reader, begun);
-                Then::Closes
+        let origin = Origin::new(move |seen, reader| {
+            if seen.before == 0 {
+                return says(reader, ok("a"));
             }
+            says(reader, begun);
+            Then::Closes
         });
         let edge = before(&origin).start();
         let mut client = Asking::to(&edge);

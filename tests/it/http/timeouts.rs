@@ -203,8 +203,9 @@ fn a_reader_that_ceases_is_cut_and_not_ended_as_if_it_had_everything() {
     const LENGTH: usize = 64 << 20;
     let origin = Origin::new(|_, reader| {
         says(reader, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+        let piece = vec![b'x'; 1 << 16];
         for _ in 0..LENGTH >> 16 {
-            if says(reader, [b'x'; 1 << 16]) == Then::Closes {
+            if says(reader, &piece) == Then::Closes {
                 break;
             }
         }

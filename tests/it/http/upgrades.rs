@@ -225,7 +225,7 @@ impl Drop for Node {
     }
 }
 
-/// A server of WebSockets that sends each message back, by hand: Node has none of its own.
+/// A server of `WebSocket`s that sends each message back, by hand: Node has none of its own.
 const SERVER: &str = r"
 const http = require('http'), crypto = require('crypto');
 const server = http.createServer((request, response) => response.end('plain'));
@@ -263,7 +263,7 @@ server.on('upgrade', (request, socket, head) => {
 server.listen(0, '127.0.0.1', () => console.log('port ' + server.address().port));
 ";
 
-/// A client of WebSockets, as browsers have it.
+/// A client of `WebSocket`s, as browsers have it.
 const CLIENT: &str = r"
 const socket = new WebSocket(process.argv[1]);
 const sizes = [0, 1, 125, 126, 65535, 65536, 1000000];
