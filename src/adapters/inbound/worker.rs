@@ -211,7 +211,7 @@ fn run(
         match &mut leaving {
             None => {
                 if let Some(drain) = shared.shutdown.drain() {
-                    proxy.leave_soon();
+                    proxy.leave_soon(drain);
                     leaving = Some(Leaving::begin(drain, &listeners, now));
                 }
             }

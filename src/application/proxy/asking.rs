@@ -442,7 +442,7 @@ impl Proxy {
             match &mut call.phase {
                 Phase::Dials(_) => return Came::Waits,
                 Phase::Answers(answer) => {
-                    call.made.said.keeps &= !self.leaving;
+                    call.made.said.keeps &= self.forcing.is_none();
                     if asker.answer(answer, &call.made.said, &mut call.to_client).is_err() {
                         return Came::Gone(Reason::ClientReset);
                     }
@@ -460,7 +460,7 @@ impl Proxy {
                 }
                 Phase::Has(having) => {
                     let exchange = &mut having.exchange;
-                    if self.leaving && exchange.status.is_none() {
+                    if self.forcing.is_some() && exchange.status.is_none() {
                         exchange.asked.keeps = false;
                     }
                     let turn = exchange.turn(asker, held, &mut call.to_client, &mut self.tools);

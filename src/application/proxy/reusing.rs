@@ -54,7 +54,7 @@ impl Proxy {
     ) {
         let leg = rested.id;
         let snapshot = self.shared.snapshot.load();
-        if self.leaving || now >= rested.dies || rested.end.is_readable() {
+        if self.forcing.is_some() || now >= rested.dies || rested.end.is_readable() {
             return self.drop_leg(leg);
         }
         // Nothing was read of it while its client took nothing; now its end is to be seen.
@@ -94,7 +94,7 @@ impl Proxy {
 
     /// Closes those that have rested long enough, or whose backend is to have none.
     pub(super) fn sweep_rested(&mut self, now: Time) {
-        let keeps = self.shared.snapshot.load().warm.is_some() && !self.leaving;
+        let keeps = self.shared.snapshot.load().warm.is_some() && self.forcing.is_none();
         let (mut over, mut seen) = (Vec::new(), HashSet::new());
         for (leg, what) in &self.legs {
             let Leg::Rests { upstream, until } = what else { continue };

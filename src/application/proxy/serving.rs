@@ -297,7 +297,7 @@ impl Proxy {
     }
 
     fn keep_alive(&self) -> Duration {
-        if self.leaving {
+        if self.forcing.is_some() {
             // It has been told that it may go on, before it was known that it may not for long.
             return JUST_NOW;
         }

@@ -69,14 +69,13 @@ impl Proxy {
     }
 
     /// The process ends: from now on each answer says that its connection does.
-    pub const fn leave_soon(&mut self) {
-        self.leaving = true;
+    pub const fn leave_soon(&mut self, drain: Drain) {
+        self.forcing = Some(Forcing { drain, left: None, next: drain.force_from });
     }
 
     /// Lets open connections end by themselves until the drain runs out of time.
     pub fn drain(&mut self, drain: Drain, now: Time) {
-        self.leaving = true;
-        self.forcing = Some(Forcing { drain, left: None, next: drain.force_from });
+        self.leave_soon(drain);
         self.sweep_warm(now);
         self.sweep_rested(now);
         let all: Vec<Key> = self.connections.ages().map(|(id, _)| id).collect();
