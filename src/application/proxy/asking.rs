@@ -62,6 +62,8 @@ pub(super) struct Call {
     pub made: Made,
     pub to_client: Out,
     phase: Phase,
+    /// Whether all of it has come from its client, as far as that is known.
+    pub heard: bool,
     /// When what it waits for must have come, and when all of it must.
     pub until: Time,
     over_by: Option<Time>,
@@ -142,7 +144,7 @@ impl Call {
     pub fn answered(made: Made, answer: Answer, reason: Reason, until: Time) -> Self {
         let made = Made { reason, ..made };
         let (to_client, phase, over_by) = (Out::default(), Phase::Answers(answer), None);
-        Self { made, to_client, phase, until, over_by }
+        Self { made, to_client, phase, heard: false, until, over_by }
     }
 
     /// The number of the backend that has it.
@@ -297,10 +299,10 @@ impl Proxy {
                 counted,
             };
             let phase = Phase::Has(Box::new(having));
-            return Call { made, to_client: Out::default(), phase, until, over_by };
+            return Call { made, to_client: Out::default(), phase, heard: false, until, over_by };
         }
         let (to_client, phase) = (Out::default(), Phase::Answered);
-        let mut call = Call { made, to_client, phase, until, over_by };
+        let mut call = Call { made, to_client, phase, heard: false, until, over_by };
         self.dial_for(whose, &mut call, (asked, preamble), (table, origin, routed), &snapshot, now);
         call
     }
@@ -512,6 +514,7 @@ impl Proxy {
         let phase = std::mem::replace(&mut call.phase, Phase::Answered);
         let Phase::Has(having) = phase else { return };
         let Having { exchange, leg, part, routed, dies, table, .. } = *having;
+        call.heard = exchange.asked.up.is_over();
         let rested = Rested { id: leg, part, end: exchange.backend, dies };
         if !backend_keeps {
             self.drop_leg(leg);

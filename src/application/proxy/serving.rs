@@ -196,10 +196,9 @@ impl Proxy {
                             continue;
                         }
                         Came::Over { keeps: false } => {
-                            // What has arrived and was not read would turn the end into a reset.
-                            let is_all = held.is_empty()
-                                && !client.is_readable()
-                                && !call.waits_for_client();
+                            // What arrives and is not read would turn the end into a reset, which
+                            // overtakes the answer: of who was refused more may follow.
+                            let is_all = held.is_empty() && !client.is_readable() && call.heard;
                             let _ = client.say_end(&mut self.tools.sealed);
                             if is_all && client.flush() == Ok(true) {
                                 Some(Reason::BackendClosed)
