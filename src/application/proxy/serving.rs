@@ -218,7 +218,8 @@ impl Proxy {
                         self.refuse_request(&mut connection, Answer::new(bad.status, bad.why), now);
                         continue;
                     }
-                    Found::More(_) if held.len() > MAX_HEAD => {
+                    // Also when all of it has come at once.
+                    Found::More(length) | Found::Whole(length) if length > MAX_HEAD => {
                         let answer = Answer::new(400, "the head is longer than 64 KiB");
                         self.refuse_request(&mut connection, answer, now);
                         continue;
