@@ -202,7 +202,7 @@ impl Proxy {
         let mut made = Made::of(request, client, trace, now);
         let keeps = request.keeps_alive && request.framing == Framing::None;
         let refused = |made: Made, answer: Answer, reason| {
-            let said = Said { keeps: keeps && answer.status != 400, ..made.said };
+            let said = Said { keeps: keeps && !matches!(answer.status, 400 | 405), ..made.said };
             Call::answered(Made { said, ..made }, answer, reason, now + rules.body_timeout)
         };
         if let Some(wait) = snapshot.admission.limits(client.ip(), now) {
