@@ -1,0 +1,7 @@
+//! HTTP mode, as strangers see it.
+
+mod answers;
+mod corpus;
+mod differential;
+mod framing;
+mod raw;
