@@ -364,11 +364,15 @@ impl Exchange {
     ) -> Result<Turn, Turn> {
         loop {
             let is_over = self.down.as_ref().is_some_and(Flow::is_over);
-            let last = is_over && !self.asked.keeps;
+            let upgrades = self.status == Some(101);
+            let last = is_over && !self.asked.keeps && !upgrades;
             match asker.send(to_client, last, tools) {
                 Ok(true) => {}
                 Ok(false) => return Ok(Turn::Waits),
                 Err(_) => return Err(Turn::ClientGone),
+            }
+            if upgrades {
+                return Ok(Turn::Upgraded);
             }
             if is_over {
                 if !self.ended {
@@ -386,9 +390,6 @@ impl Exchange {
                 });
             }
             if self.pass(asker, to_client)? {
-                if self.status == Some(101) {
-                    return Ok(Turn::Upgraded);
-                }
                 continue;
             }
             if !self.backend.is_readable() {
