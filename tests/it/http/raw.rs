@@ -81,10 +81,19 @@ impl Message {
 
 /// The request that bytes begin with, written as a careful sender writes it: anything else is an error.
 pub fn request(bytes: &[u8]) -> Parsed {
-    message(bytes, |start, _| {
+    request_of(bytes, true)
+}
+
+/// The same. Unless it must be `exact`, also of HTTP/1.0 and with other ways to write the same framing.
+fn request_of(bytes: &[u8], exact: bool) -> Parsed {
+    message(bytes, exact, |start, _| {
         let words: Vec<&str> = start.split(' ').collect();
         match words[..] {
-            [method, target, "HTTP/1.1"] if is_token(method) && is_graphic(target) => {
+            [method, target, version]
+                if is_token(method)
+                    && is_graphic(target)
+                    && (version == "HTTP/1.1" || !exact && version == "HTTP/1.0") =>
+            {
                 Ok(Framing::None)
             }
             _ => Err(format!("no request line: {start:?}")),
@@ -95,7 +104,7 @@ pub fn request(bytes: &[u8]) -> Parsed {
 /// The same of an answer to a request of this method.
 pub fn answer<'m>(method: &'m str) -> impl Fn(&[u8]) -> Parsed + 'm {
     move |bytes| {
-        message(bytes, |start, fields| {
+        message(bytes, true, |start, fields| {
             let (version, rest) = start.split_once(' ').unwrap_or_default();
             let (status, _) = rest.split_once(' ').ok_or(format!("no status line: {start:?}"))?;
             let digits = status.bytes().filter(u8::is_ascii_digit).count();
@@ -118,12 +127,13 @@ pub fn answer<'m>(method: &'m str) -> impl Fn(&[u8]) -> Parsed + 'm {
 /// has no body, whatever they say.
 fn message(
     bytes: &[u8],
+    exact: bool,
     start_of: impl Fn(&str, &[(String, String)]) -> Result<Framing, String>,
 ) -> Parsed {
     let mut at = 0;
     let Some(start) = line(bytes, &mut at)? else { return Ok(None) };
     let Some(fields) = fields(bytes, &mut at)? else { return Ok(None) };
-    let said = framing(&fields)?;
+    let said = framing(&fields, exact)?;
     let framing = match start_of(&start, &fields)? {
         Framing::Length(0) => Framing::None,
         otherwise => said.unwrap_or(otherwise),
@@ -194,22 +204,25 @@ fn fields(bytes: &[u8], at: &mut usize) -> Result<Option<Vec<(String, String)>>,
     }
 }
 
-/// How a body is framed by fields, in exactly one way.
-fn framing(fields: &[(String, String)]) -> Result<Option<Framing>, String> {
+/// How a body is framed by fields, in exactly one way, which must be written `exact`ly or so that all
+/// understand the same.
+fn framing(fields: &[(String, String)], exact: bool) -> Result<Option<Framing>, String> {
     let named = |wanted: &str| -> Vec<&str> {
         let named = fields.iter().filter(|(name, _)| name == wanted);
         named.map(|(_, value)| &**value).collect()
     };
     match (&named("content-length")[..], &named("transfer-encoding")[..]) {
         ([], []) => Ok(None),
-        ([], ["chunked"]) => Ok(Some(Framing::Chunked)),
+        ([], [coding]) if *coding == "chunked" => Ok(Some(Framing::Chunked)),
+        ([], [coding]) if !exact && coding.eq_ignore_ascii_case("chunked") => {
+            Ok(Some(Framing::Chunked))
+        }
         ([length], []) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
             let number: usize = length.parse().map_err(|_| format!("no length: {length}"))?;
-            if number.to_string() == *length {
-                Ok(Some(Framing::Length(number)))
-            } else {
-                Err(format!("an odd length: {length}"))
+            if exact && number.to_string() != *length {
+                return Err(format!("an odd length: {length}"));
             }
+            Ok(Some(Framing::Length(number)))
         }
         (lengths, codings) => Err(format!("two ways to frame: {lengths:?}, {codings:?}")),
     }
@@ -251,7 +264,6 @@ pub struct Recorder {
 
 #[derive(Default)]
 struct Heard {
-    connections: AtomicUsize,
     requests: Mutex<Vec<Message>>,
     /// What was no request, or not whole when its connection ended.
     left: Mutex<Vec<Left>>,
@@ -267,9 +279,18 @@ pub struct Left {
 
 impl Recorder {
     pub fn new() -> Self {
+        Self::of(true)
+    }
+
+    /// One that takes what others than this proxy write as well.
+    pub fn lenient() -> Self {
+        Self::of(false)
+    }
+
+    fn of(exact: bool) -> Self {
         let heard: Arc<Heard> = Arc::default();
         let hears = Arc::clone(&heard);
-        let backend = Backend::serving(move |stream| hears.hear(stream));
+        let backend = Backend::serving(move |stream| hears.hear(stream, exact));
         Self { backend, heard }
     }
 
@@ -289,13 +310,12 @@ impl Recorder {
 }
 
 impl Heard {
-    fn hear(&self, mut stream: TcpStream) {
-        self.connections.fetch_add(1, Ordering::SeqCst);
+    fn hear(&self, mut stream: TcpStream, exact: bool) {
         let (mut held, mut buffer) = (Vec::new(), [0; 16 << 10]);
         let mut why = None;
         'connection: loop {
             loop {
-                match request(&held) {
+                match request_of(&held, exact) {
                     Ok(None) => break,
                     Ok(Some((read, length))) => {
                         held.drain(..length);
