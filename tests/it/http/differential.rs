@@ -26,7 +26,8 @@ fn nginx(to: SocketAddr) -> Balancer {
 fn haproxy(to: SocketAddr) -> Balancer {
     let port = Refusing::new();
     let text = format!(
-        "global\n  tune.bufsize 131072\n  tune.http.maxhdr 256\nlisten front\n  mode http\n  bind {}\n  http-reuse always\n  \
+        "global\n  tune.bufsize 131072\n  tune.http.maxhdr 256\nlisten front\n  mode http\n  \
+         bind {}\n  http-reuse always\n  \
          http-request set-header X-Forwarded-For %[src]\n  server back {to}",
         port.addr()
     );
@@ -115,10 +116,9 @@ fn what_is_passed_on_is_what_nginx_and_haproxy_pass_on() {
 
     let mut faults = Vec::new();
     let mut found = BTreeSet::new();
-    let peers: [(&str, fn(SocketAddr) -> Balancer); 2] = [("nginx", nginx), ("haproxy", haproxy)];
-    for (peer, start) in peers {
+    for peer in ["nginx", "haproxy"] {
         let backend = Recorder::lenient();
-        let process = start(backend.addr());
+        let process = if peer == "nginx" { nginx(backend.addr()) } else { haproxy(backend.addr()) };
         let theirs = seen_through(process.addr(), &backend, &cases, || drop(process));
         let mut refused = Vec::new();
         for ((case, ours), theirs) in cases.iter().zip(&ours).zip(theirs) {

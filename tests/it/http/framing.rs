@@ -79,7 +79,7 @@ impl Tried<'_> {
 /// What a backend must not see, whoever asks.
 fn hop_fault(request: &Message) -> Option<String> {
     let all = |name: &str| request.all(name);
-    let is_fine = matches!(all("connection")[..], [] | ["te"] | ["upgrade"])
+    let is_fine = matches!(all("connection")[..], [] | ["te" | "upgrade"])
         && all("te").iter().all(|value| *value == "trailers")
         && all("upgrade").iter().all(|value| *value == "websocket")
         && ["keep-alive", "proxy-connection", "trailer", "http2-settings"]

@@ -1,6 +1,7 @@
 //! HTTP/1 byte by byte: a reader that takes nothing but the one way to write a message, a backend that
 //! keeps what it gets, a client that says what it is told to.
 
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -73,7 +74,7 @@ impl Message {
         let (method, target) = (self.word(0), self.word(1));
         let mut text = format!("{method} {target} {host} {framing} {}", self.body.escape_ascii());
         for (name, value) in &self.trailers {
-            text.push_str(&format!(" +{name}: {value}"));
+            let _ = write!(text, " +{name}: {value}");
         }
         text.trim_end().to_owned()
     }
@@ -102,7 +103,7 @@ fn request_of(bytes: &[u8], exact: bool) -> Parsed {
 }
 
 /// The same of an answer to a request of this method.
-pub fn answer<'m>(method: &'m str) -> impl Fn(&[u8]) -> Parsed + 'm {
+pub fn answer(method: &str) -> impl Fn(&[u8]) -> Parsed + '_ {
     move |bytes| {
         message(bytes, true, |start, fields| {
             let (version, rest) = start.split_once(' ').unwrap_or_default();
@@ -152,8 +153,10 @@ fn message(
         }
         Framing::Chunked => loop {
             let Some(length) = line(bytes, &mut at)? else { return Ok(None) };
-            let is_plain = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F');
-            if length.is_empty() || length.len() > 8 || !length.bytes().all(is_plain) {
+            if length.is_empty()
+                || length.len() > 8
+                || !length.bytes().all(|byte| byte.is_ascii_hexdigit())
+            {
                 return Err(format!("no length of a chunk: {length:?}"));
             }
             let length = usize::from_str_radix(&length, 16).map_err(|error| error.to_string())?;
