@@ -9,6 +9,7 @@ mod reusing;
 mod securing;
 mod serving;
 mod snapshot;
+mod streams;
 mod upkeep;
 mod warming;
 

@@ -1,5 +1,6 @@
 //! One request and its answer, between whoever asks and a backend: the pump of http mode.
 
+use bytes::Bytes;
 use rustix::io::Errno;
 
 use super::{Answer, Flow, Passed, Said, answer_head};
@@ -29,6 +30,17 @@ impl Out {
     #[must_use]
     pub fn left(&self) -> &[u8] {
         &self.bytes[self.from..]
+    }
+
+    /// Takes at most so much of it out.
+    pub fn take(&mut self, most: usize) -> Bytes {
+        if self.from == 0 && self.bytes.len() <= most {
+            return Bytes::from(std::mem::take(&mut self.bytes));
+        }
+        let length = self.left().len().min(most);
+        let taken = Bytes::copy_from_slice(&self.left()[..length]);
+        self.sent(length);
+        taken
     }
 
     /// Notes that so much of it has been sent.
@@ -80,12 +92,16 @@ pub trait Asker {
     /// When whoever asked is gone.
     fn read(&mut self, held: &mut Vec<u8>, tools: &mut Tools) -> Result<Arrived, Failed>;
 
-    /// Sends what can be sent of an answer; whether that was all. `last` when the connection ends
-    /// behind it.
+    /// Fields behind the body of a request that has come to its end, a line each.
+    fn trailers(&mut self) -> Vec<u8>;
+
+    /// Sends what can be sent of an answer; whether that was all. Whether the answer ends with it, and
+    /// the connection does then.
     ///
     /// # Errors
     /// When whoever asked is gone.
-    fn send(&mut self, out: &mut Out, last: bool, tools: &mut Tools) -> Result<bool, Errno>;
+    fn send(&mut self, out: &mut Out, ends: (bool, bool), tools: &mut Tools)
+    -> Result<bool, Errno>;
 
     /// Begins an answer, or has one go before it (status 100 to 199).
     ///
@@ -120,8 +136,17 @@ impl Asker for End {
         read(self, held, tools)
     }
 
-    fn send(&mut self, out: &mut Out, last: bool, tools: &mut Tools) -> Result<bool, Errno> {
-        out.flush(self, last, tools)
+    fn trailers(&mut self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn send(
+        &mut self,
+        out: &mut Out,
+        (_, closes): (bool, bool),
+        tools: &mut Tools,
+    ) -> Result<bool, Errno> {
+        out.flush(self, closes, tools)
     }
 
     fn begin(
@@ -342,7 +367,8 @@ impl Exchange {
                 Ok(Arrived::More) => {}
                 Ok(Arrived::Nothing) => return Ok(false),
                 Ok(Arrived::End) => {
-                    if !self.asked.up.close(&mut self.to_backend.bytes) {
+                    let trailers = asker.trailers();
+                    if !self.asked.up.close_with(trailers, &mut self.to_backend.bytes) {
                         return Err(Turn::ClientGone);
                     }
                 }
@@ -360,8 +386,9 @@ impl Exchange {
     ) -> Result<Turn, Turn> {
         loop {
             let is_over = self.down.as_ref().is_some_and(Flow::is_over);
-            let last = is_over && !self.asked.keeps;
-            match asker.send(to_client, last, tools) {
+            let has_trailers = self.down.as_ref().is_some_and(|down| !down.trailers().is_empty());
+            let ends = (is_over && !has_trailers, is_over && !self.asked.keeps);
+            match asker.send(to_client, ends, tools) {
                 Ok(true) => {}
                 Ok(false) => return Ok(Turn::Waits),
                 Err(_) => return Err(Turn::ClientGone),

@@ -20,7 +20,7 @@ use crate::domain::affinity::Key as AffinityKey;
 use crate::domain::balance::Origin;
 use crate::domain::cidr::CidrMap;
 use crate::domain::time::Time;
-use crate::infrastructure::http1::{Framing, Request, Target};
+use crate::infrastructure::http1::{Framing, Request, Target, Version};
 use crate::infrastructure::reactor::{Event, Reactor};
 use crate::infrastructure::slab::Key;
 use crate::infrastructure::tls::Policy;
@@ -65,6 +65,8 @@ pub(super) struct Call {
     /// When what it waits for must have come, and when all of it must.
     pub until: Time,
     over_by: Option<Time>,
+    /// Why it is to come to its end at its next turn.
+    broken: Option<Reason>,
 }
 
 enum Phase {
@@ -107,7 +109,7 @@ pub(super) struct Made {
     pub method: Box<str>,
     pub path: Box<str>,
     pub host: Option<Box<str>>,
-    pub version: &'static str,
+    pub version: Version,
     pub client: SocketAddr,
     pub location: Location,
     pub table: Option<Arc<AppTable>>,
@@ -142,7 +144,7 @@ impl Call {
     pub fn answered(made: Made, answer: Answer, reason: Reason, until: Time) -> Self {
         let made = Made { reason, ..made };
         let (to_client, phase, over_by) = (Out::default(), Phase::Answers(answer), None);
-        Self { made, to_client, phase, until, over_by }
+        Self { made, to_client, phase, until, over_by, broken: None }
     }
 
     /// The number of the backend that has it.
@@ -157,6 +159,11 @@ impl Call {
     /// Gives up the backend.
     pub fn into_having(self) -> Option<(Made, Box<Having>)> {
         if let Phase::Has(having) = self.phase { Some((self.made, having)) } else { None }
+    }
+
+    /// Has it come to its end without an answer, or in the midst of one.
+    pub fn break_off(&mut self, reason: Reason) {
+        self.broken = Some(reason);
     }
 
     /// Has the reactor tell of the backend what is of use; whether it does.
@@ -181,6 +188,14 @@ impl Call {
 }
 
 impl Proxy {
+    /// What becomes of a request that could not be told from others.
+    pub(super) fn refusal(&mut self, client: SocketAddr, answer: Answer, now: Time) -> Call {
+        let made = Made::unknown(client, self.rng.u128(1..).to_be_bytes(), now);
+        let reason = if answer.status == 408 { Reason::RequestTimeout } else { Reason::BadRequest };
+        let until = now + self.shared.snapshot.load().http.body_timeout;
+        Call::answered(made, answer, reason, until)
+    }
+
     /// Takes up a request. `own` is the connection to a backend that is kept for this client alone.
     pub(super) fn ask(
         &mut self,
@@ -260,17 +275,22 @@ impl Proxy {
             trusted,
             trace: (trace, given.is_some()),
             parent: self.rng.u64(1..),
-            version: if request.is_11 { "1.1" } else { "1.0" },
+            version: request.version,
         };
         let mut head = Vec::with_capacity(512);
         request_head(request, &about, &mut head);
+        let arrives = match request.framing {
+            // The frames say where it ends.
+            Framing::Chunked if request.version == Version::Http2 => Framing::UntilClose,
+            framing => framing,
+        };
         let asked = Asked {
             head,
-            up: Flow::new(request.framing, request.framing),
+            up: Flow::new(arrives, request.framing),
             to_head: made.said.to_head,
             repeatable: request.framing == Framing::None && request.is_idempotent(),
             keeps: request.keeps_alive,
-            is_11: request.is_11,
+            is_11: request.version >= Version::Http11,
             upgrades: request.upgrade.is_some(),
         };
         let preamble = table.rules.header.map(|version| {
@@ -297,10 +317,10 @@ impl Proxy {
                 counted,
             };
             let phase = Phase::Has(Box::new(having));
-            return Call { made, to_client: Out::default(), phase, until, over_by };
+            return Call { made, to_client: Out::default(), phase, until, over_by, broken: None };
         }
         let (to_client, phase) = (Out::default(), Phase::Answered);
-        let mut call = Call { made, to_client, phase, until, over_by };
+        let mut call = Call { made, to_client, phase, until, over_by, broken: None };
         self.dial_for(whose, &mut call, (asked, preamble), (table, origin, routed), &snapshot, now);
         call
     }
@@ -434,6 +454,9 @@ impl Proxy {
         own: &mut Option<(u64, Rested)>,
         now: Time,
     ) -> Came {
+        if let Some(reason) = call.broken {
+            return Came::Gone(reason);
+        }
         loop {
             match &mut call.phase {
                 Phase::Dials(_) => return Came::Waits,
@@ -448,7 +471,7 @@ impl Proxy {
                 }
                 Phase::Answered => {
                     let keeps = call.made.said.keeps;
-                    return match asker.send(&mut call.to_client, !keeps, &mut self.tools) {
+                    return match asker.send(&mut call.to_client, (true, !keeps), &mut self.tools) {
                         Ok(false) => Came::Waits,
                         Ok(true) if asker.end(&[]).is_ok() => Came::Over { keeps },
                         _ => Came::Gone(Reason::ClientReset),
@@ -688,7 +711,7 @@ impl Proxy {
             method: &made.method,
             path: &made.path,
             host: made.host.as_deref(),
-            version: made.version,
+            version: made.version.as_str(),
             status,
             id: u128::from_be_bytes(made.said.trace),
         });
@@ -719,7 +742,7 @@ impl Made {
             method: request.method.into(),
             path: path.into(),
             host: request.authority.map(Into::into),
-            version: if request.is_11 { "HTTP/1.1" } else { "HTTP/1.0" },
+            version: request.version,
             said,
             ..Self::unknown(client, trace, now)
         }
@@ -731,7 +754,7 @@ impl Made {
             method: "-".into(),
             path: "-".into(),
             host: None,
-            version: "HTTP/1.1",
+            version: Version::Http11,
             client,
             location: Location::default(),
             table: None,
