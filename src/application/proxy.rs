@@ -101,6 +101,8 @@ pub struct Proxy {
     swept: Time,
     counted: Time,
     forcing: Option<Forcing>,
+    /// Whether the process ends: answers say that their connections do.
+    leaving: bool,
     /// Whether there may be connections that are not counted among their clients'.
     uncounted: bool,
 }
@@ -203,6 +205,7 @@ impl Proxy {
             ended,
             swept: Time::ZERO,
             forcing: None,
+            leaving: false,
             uncounted: false,
         }
     }

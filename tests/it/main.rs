@@ -16,6 +16,7 @@ mod decision;
 mod deploy;
 mod failure;
 mod health;
+mod http;
 mod limits;
 mod listeners;
 mod metrics;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::reusing::Leg;
-use super::{Proxy, Snapshot, connect, dial_tools, relaying, ticks};
+use super::{HttpRules, Proxy, Snapshot, connect, dial_tools, relaying, ticks};
 use crate::application::account::{Reason, Record, Requested};
 use crate::application::connect::{Connected, Dial, Greeting, Progress};
 use crate::application::http::{
@@ -297,8 +297,10 @@ impl Proxy {
             relaying::header(version, client, whose.peer.destination, whose.name, end)
         });
         let over_by = (!rules.request_timeout.is_zero()).then(|| now + rules.request_timeout);
-        let until = now + rules.body_timeout;
-        let rested = self.take_rested(&routed, &asked, own, client, &snapshot, now);
+        let until = now + first_wait(&asked, rules);
+        // It has been said for whom it is.
+        let may_be_its = preamble.is_none() || client == whose.client;
+        let rested = self.take_rested(&routed, own, may_be_its, &snapshot, now);
         if let Some(Rested { id: leg, part, end, dies }) = rested {
             self.legs.insert(leg, Leg::Call { client: whose.id, stream: whose.stream });
             let exchange = Exchange::new(asked, end, true, None);
@@ -427,9 +429,9 @@ impl Proxy {
         let lifetime = lifetime - lifetime / 5 * self.rng.u32(..1_000) / 1_000;
         // Where connections are secured it has been said before.
         let said = preamble.as_deref().filter(|_| !dial.is_secured());
+        call.until = now + first_wait(&asked, &snapshot.http);
         let exchange = Exchange::new(asked, end, false, said);
         let (part, dies, moved, counted) = (attempt + 1, now + lifetime, 0, (0, 0));
-        call.until = now + snapshot.http.response_timeout;
         let having =
             Having { exchange, leg, part, routed, table, tries, dies, preamble, moved, counted };
         call.phase = Phase::Has(Box::new(having));
@@ -461,7 +463,7 @@ impl Proxy {
             match &mut call.phase {
                 Phase::Dials(_) => return Came::Waits,
                 Phase::Answers(answer) => {
-                    call.made.said.keeps &= self.forcing.is_none();
+                    call.made.said.keeps &= !self.leaving;
                     if asker.answer(answer, &call.made.said, &mut call.to_client).is_err() {
                         return Came::Gone(Reason::ClientReset);
                     }
@@ -479,7 +481,7 @@ impl Proxy {
                 }
                 Phase::Has(having) => {
                     let exchange = &mut having.exchange;
-                    if self.forcing.is_some() && exchange.status.is_none() {
+                    if self.leaving && exchange.status.is_none() {
                         exchange.asked.keeps = false;
                     }
                     let turn = exchange.turn(asker, held, &mut call.to_client, &mut self.tools);
@@ -770,13 +772,29 @@ impl Made {
     }
 }
 
-/// The trace of a `traceparent` that is well-formed: `00-` 32 digits `-` 16 digits `-` 2 digits.
+/// How long is waited for a byte of the body, or else of the answer, once a backend has a request.
+const fn first_wait(asked: &Asked, rules: &HttpRules) -> Duration {
+    if asked.up.is_over() { rules.response_timeout } else { rules.body_timeout }
+}
+
+/// The trace of a `traceparent` that is well-formed (W3C Trace Context, 3.2): a version, 32 digits, 16
+/// digits and 2 digits, with `-` between them.
 fn parent_of(value: &[u8]) -> Option<u128> {
     let is_hex = |bytes: &[u8]| {
         bytes.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'))
     };
     let dashes = [2, 35, 52].iter().all(|at| value.get(*at) == Some(&b'-'));
-    if value.len() < 55 || !dashes || !is_hex(&value[3..35]) || !is_hex(&value[36..52]) {
+    let digits = [0..2, 3..35, 36..52, 53..55];
+    if !dashes || !digits.into_iter().all(|range| value.get(range).is_some_and(is_hex)) {
+        return None;
+    }
+    // What later versions have is behind what is known; there is no version ff.
+    let is_whole = match &value[..2] {
+        b"00" => value.len() == 55,
+        b"ff" => false,
+        _ => value.get(55).is_none_or(|byte| *byte == b'-'),
+    };
+    if !is_whole {
         return None;
     }
     let trace = u128::from_str_radix(str::from_utf8(&value[3..35]).ok()?, 16).ok()?;

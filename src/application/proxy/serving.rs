@@ -221,7 +221,9 @@ impl Proxy {
                         Came::Over { keeps: true } => {
                             *is_new = false;
                             *phase = Phase::Awaits;
-                            *until = now + self.keep_alive();
+                            let has_begun = !held.is_empty();
+                            *until = now
+                                + if has_begun { self.header_timeout() } else { self.keep_alive() };
                             continue;
                         }
                         Came::Over { keeps: false } => {
@@ -328,6 +330,10 @@ impl Proxy {
     }
 
     fn keep_alive(&self) -> Duration {
+        if self.leaving {
+            // It has been told that it may go on, before it was known that it may not for long.
+            return JUST_NOW;
+        }
         self.shared.snapshot.load().http.keep_alive_timeout
     }
 
@@ -468,6 +474,7 @@ impl Proxy {
         reason: Reason,
         now: Time,
     ) {
+        let mut breaks_off = false;
         if let Stage::Serving(serving) = &mut connection.stage {
             let phase = std::mem::replace(&mut serving.phase, Phase::Awaits);
             if let Some((_, own)) = serving.own.take() {
@@ -479,6 +486,7 @@ impl Proxy {
                 Phase::Awaits | Phase::Lingers => Vec::new(),
             };
             for (stream, call) in calls {
+                breaks_off |= call.having().is_some();
                 let whose = Whose { stream, ..whose!(id, connection, &serving.peer) };
                 self.give_up(&whose, call, reason, now);
             }
@@ -487,6 +495,8 @@ impl Proxy {
         let Connection { stage, admitted, .. } = *connection;
         if let Stage::Serving(serving) = stage {
             match reason {
+                // An end would say of some answers that they are whole.
+                _ if breaks_off => serving.client.reset(),
                 Reason::ClientClosed | Reason::BackendClosed | Reason::Idle => drop(serving),
                 _ => serving.client.reset(),
             }
