@@ -439,7 +439,10 @@ impl Exchange {
             return Ok(taken > 0);
         }
         match find(&self.held, self.looked) {
-            Found::More(_) if self.held.len() > MAX_HEAD => Err(Turn::Nonsense("too long a head")),
+            // Also when all of it has come at once.
+            Found::More(length) | Found::Whole(length) if length > MAX_HEAD => {
+                Err(Turn::Nonsense("too long a head"))
+            }
             Found::More(looked) => {
                 self.looked = looked;
                 Ok(false)

@@ -62,6 +62,8 @@ pub(super) struct Call {
     pub made: Made,
     pub to_client: Out,
     phase: Phase,
+    /// Whether all of it has come from its client, as far as that is known.
+    pub heard: bool,
     /// When what it waits for must have come, and when all of it must.
     pub until: Time,
     over_by: Option<Time>,
@@ -144,7 +146,7 @@ impl Call {
     pub fn answered(made: Made, answer: Answer, reason: Reason, until: Time) -> Self {
         let made = Made { reason, ..made };
         let (to_client, phase, over_by) = (Out::default(), Phase::Answers(answer), None);
-        Self { made, to_client, phase, until, over_by, broken: None }
+        Self { made, to_client, phase, heard: false, until, over_by, broken: None }
     }
 
     /// The number of the backend that has it.
@@ -215,7 +217,7 @@ impl Proxy {
         let mut made = Made::of(request, client, trace, now);
         let keeps = request.keeps_alive && request.framing == Framing::None;
         let refused = |made: Made, answer: Answer, reason| {
-            let said = Said { keeps: keeps && answer.status != 400, ..made.said };
+            let said = Said { keeps: keeps && !matches!(answer.status, 400 | 405), ..made.said };
             Call::answered(Made { said, ..made }, answer, reason, now + rules.body_timeout)
         };
         if let Some(wait) = snapshot.admission.limits(client.ip(), now) {
@@ -319,10 +321,10 @@ impl Proxy {
                 counted,
             };
             let phase = Phase::Has(Box::new(having));
-            return Call { made, to_client: Out::default(), phase, until, over_by, broken: None };
+            return Call { made, to_client: Out::default(), phase, heard: false, until, over_by, broken: None };
         }
         let (to_client, phase) = (Out::default(), Phase::Answered);
-        let mut call = Call { made, to_client, phase, until, over_by, broken: None };
+        let mut call = Call { made, to_client, phase, heard: false, until, over_by, broken: None };
         self.dial_for(whose, &mut call, (asked, preamble), (table, origin, routed), &snapshot, now);
         call
     }
@@ -537,6 +539,7 @@ impl Proxy {
         let phase = std::mem::replace(&mut call.phase, Phase::Answered);
         let Phase::Has(having) = phase else { return };
         let Having { exchange, leg, part, routed, dies, table, .. } = *having;
+        call.heard = exchange.asked.up.is_over();
         let rested = Rested { id: leg, part, end: exchange.backend, dies };
         if !backend_keeps {
             self.drop_leg(leg);

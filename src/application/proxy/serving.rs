@@ -227,10 +227,9 @@ impl Proxy {
                             continue;
                         }
                         Came::Over { keeps: false } => {
-                            // What has arrived and was not read would turn the end into a reset.
-                            let is_all = held.is_empty()
-                                && !client.is_readable()
-                                && !call.waits_for_client();
+                            // What arrives and is not read would turn the end into a reset, which
+                            // overtakes the answer: of who was refused more may follow.
+                            let is_all = held.is_empty() && !client.is_readable() && call.heard;
                             let _ = client.say_end(&mut self.tools.sealed);
                             if is_all && client.flush() == Ok(true) {
                                 Some(Reason::BackendClosed)
@@ -267,7 +266,8 @@ impl Proxy {
                         self.refuse_request(&mut connection, Answer::new(bad.status, bad.why), now);
                         continue;
                     }
-                    Found::More(_) if held.len() > MAX_HEAD => {
+                    // Also when all of it has come at once.
+                    Found::More(length) | Found::Whole(length) if length > MAX_HEAD => {
                         let answer = Answer::new(400, "the head is longer than 64 KiB");
                         self.refuse_request(&mut connection, answer, now);
                         continue;

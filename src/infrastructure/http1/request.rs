@@ -103,10 +103,7 @@ impl<'h, 'b> Request<'h, 'b> {
         let is_http = |name: &[u8]| name.len() >= 3 && name[..3].eq_ignore_ascii_case(b"h2c");
         let upgrade = values("upgrade").find(|name| !is_http(name));
         let upgrade = upgrade.filter(|_| is_11 && says(b"upgrade"));
-        let expectation = values("expect").next();
-        let expects_continue =
-            expectation.is_some_and(|what| what.eq_ignore_ascii_case(b"100-continue"));
-        if expectation.is_some() && !expects_continue {
+        if values("expect").any(|what| !what.eq_ignore_ascii_case(b"100-continue")) {
             return Err(Bad::with(417, "an expectation other than 100-continue"));
         }
         Ok(Self {
@@ -251,5 +248,8 @@ fn is_authority(text: &[u8]) -> bool {
         }
         host => !host.is_empty() && host.iter().all(is_inner),
     };
-    is_host && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
+    let is_number =
+        |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let is_port = port.is_empty() || str::from_utf8(port).is_ok_and(is_number);
+    is_host && is_port
 }
