@@ -9,6 +9,8 @@ use crate::infrastructure::http1::{Field, Found, Framing, MAX_HEADERS, Response,
 
 /// The longest head of a response, in bytes.
 const MAX_HEAD: usize = 64 << 10;
+/// So much to be sent is enough for once.
+const ENOUGH: usize = 32 << 10;
 /// Bytes moved for one request before others have their turn.
 const TURN: u64 = 1 << 20;
 
@@ -336,6 +338,8 @@ impl Exchange {
             if self.deaf {
                 return Ok(false);
             }
+            // Its beginning goes in one with what is in front of it.
+            self.pass_up(held)?;
             match self.to_backend.flush(&mut self.backend, false, tools) {
                 Ok(true) => {}
                 Ok(false) => return Ok(false),
@@ -345,20 +349,10 @@ impl Exchange {
                     return Ok(false);
                 }
             }
-            let up = &mut self.asked.up;
-            if up.is_over() {
+            if self.asked.up.is_over() {
                 // Who waits for an answer holds nothing.
                 self.to_backend = Out::default();
                 return Ok(false);
-            }
-            let before = self.to_backend.bytes.len();
-            let taken = up
-                .pass(held, &mut self.to_backend.bytes)
-                .map_err(|bad| Turn::BadBody(bad.status, bad.why))?;
-            self.sent += (self.to_backend.bytes.len() - before) as u64;
-            if taken > 0 {
-                held.drain(..taken);
-                continue;
             }
             if self.sent + self.received > most {
                 return Ok(true);
@@ -377,6 +371,21 @@ impl Exchange {
         }
     }
 
+    /// Passes on what has arrived of the body, unless there is enough to be sent.
+    fn pass_up(&mut self, held: &mut Vec<u8>) -> Result<(), Turn> {
+        while !self.asked.up.is_over() && self.to_backend.left().len() < ENOUGH {
+            let before = self.to_backend.bytes.len();
+            let passed = self.asked.up.pass(held, &mut self.to_backend.bytes);
+            let taken = passed.map_err(|bad| Turn::BadBody(bad.status, bad.why))?;
+            self.sent += (self.to_backend.bytes.len() - before) as u64;
+            if taken == 0 {
+                break;
+            }
+            held.drain(..taken);
+        }
+        Ok(())
+    }
+
     fn pump_down(
         &mut self,
         asker: &mut impl Asker,
@@ -385,13 +394,23 @@ impl Exchange {
         tools: &mut Tools,
     ) -> Result<Turn, Turn> {
         loop {
-            let is_over = self.down.as_ref().is_some_and(Flow::is_over);
+            // The beginning of a body goes in one with its head.
+            while to_client.left().len() < ENOUGH
+                && !self.down.as_ref().is_some_and(Flow::is_over)
+                && self.status != Some(101)
+                && self.pass(asker, to_client)?
+            {}
+            let upgrades = self.status == Some(101);
+            let is_over = !upgrades && self.down.as_ref().is_some_and(Flow::is_over);
             let has_trailers = self.down.as_ref().is_some_and(|down| !down.trailers().is_empty());
             let ends = (is_over && !has_trailers, is_over && !self.asked.keeps);
             match asker.send(to_client, ends, tools) {
                 Ok(true) => {}
                 Ok(false) => return Ok(Turn::Waits),
                 Err(_) => return Err(Turn::ClientGone),
+            }
+            if upgrades {
+                return Ok(Turn::Upgraded);
             }
             if is_over {
                 if !self.ended {
@@ -407,12 +426,6 @@ impl Exchange {
                     client: self.asked.keeps && self.asked.up.is_over(),
                     backend: self.backend_keeps && up_is_over && self.held.is_empty(),
                 });
-            }
-            if self.pass(asker, to_client)? {
-                if self.status == Some(101) {
-                    return Ok(Turn::Upgraded);
-                }
-                continue;
             }
             if !self.backend.is_readable() {
                 return Ok(Turn::Waits);

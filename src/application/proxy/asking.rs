@@ -321,7 +321,15 @@ impl Proxy {
                 counted,
             };
             let phase = Phase::Has(Box::new(having));
-            return Call { made, to_client: Out::default(), phase, heard: false, until, over_by, broken: None };
+            return Call {
+                made,
+                to_client: Out::default(),
+                phase,
+                heard: false,
+                until,
+                over_by,
+                broken: None,
+            };
         }
         let (to_client, phase) = (Out::default(), Phase::Answered);
         let mut call = Call { made, to_client, phase, heard: false, until, over_by, broken: None };
