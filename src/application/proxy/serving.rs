@@ -345,14 +345,18 @@ impl Proxy {
     fn upgrade(&mut self, id: Key, mut connection: Box<Connection>, now: Time) {
         let stage = std::mem::replace(&mut connection.stage, Stage::Between);
         let Stage::Serving(serving) = stage else { return };
-        let Serving { client, phase, own, mut held, .. } = *serving;
+        let Serving { client, peer, phase, own, mut held, .. } = *serving;
         if let Some((_, own)) = own {
             self.drop_leg(own.id);
         }
-        let Phase::Calls(call) = phase else { return };
+        let Phase::Calls(mut call) = phase else { return };
+        call.made.reason = Reason::Served;
+        self.tell_of(&whose!(id, connection, &peer), &mut call, None, now);
+        // The head that says so is the first that the client gets.
+        let mut behind = call.to_client.left().to_vec();
         let Some((made, having)) = call.into_having() else { return };
         let Having { mut exchange, leg, part, routed, tries, table, .. } = *having;
-        let behind = exchange.take_held();
+        behind.append(&mut exchange.take_held());
         let backend = exchange.backend;
         let (token, interest) = (id.token(part), backend.watched());
         let is_watched = self.reactor.rewatch(backend.socket(), token, interest).is_ok();
