@@ -11,6 +11,8 @@ use crate::infrastructure::http1::{Field, Found, Framing, MAX_HEADERS, Response,
 const MAX_HEAD: usize = 64 << 10;
 /// So much to be sent is enough for once.
 const ENOUGH: usize = 32 << 10;
+/// The most answers that may go before the answer (status 100 to 199).
+const MAX_INTERIM: u32 = 100;
 /// Bytes moved for one request before others have their turn.
 const TURN: u64 = 1 << 20;
 
@@ -206,6 +208,7 @@ pub struct Exchange {
     /// What has arrived from the backend and is not done with.
     held: Vec<u8>,
     looked: usize,
+    interim: u32,
     down: Option<Flow>,
     /// The status of the answer, once it has begun.
     pub status: Option<u16>,
@@ -264,6 +267,7 @@ impl Exchange {
             to_backend: Out { bytes, from: 0 },
             held,
             looked: 0,
+            interim: 0,
             down: None,
             status: None,
             backend_keeps: false,
@@ -485,6 +489,10 @@ impl Exchange {
         let read = Response::read(head, &mut fields, asked.to_head);
         let response = read.map_err(|bad| Turn::Nonsense(bad.why))?;
         let upgrades = response.status == 101;
+        self.interim += u32::from(response.status < 200);
+        if self.interim > MAX_INTERIM {
+            return Err(Turn::Nonsense("answers that go before the answer, and no answer"));
+        }
         if upgrades && !asked.upgrades {
             return Err(Turn::Nonsense("a change of protocol that nobody asked for"));
         }

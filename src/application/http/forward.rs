@@ -177,6 +177,7 @@ pub fn answer_head(response: &Response<'_, '_>, passed: Passed, out: &mut Vec<u8
         }
     } else if response.status >= 200 {
         match passed.framing {
+            Framing::None if response.status == 204 => {}
             // How long it would be, to a HEAD or where nothing has changed.
             Framing::None => {
                 for sent in response

@@ -519,6 +519,10 @@ impl Proxy {
                         Turn::More => return Came::More,
                         Turn::Upgraded => return Came::Upgraded,
                         Turn::ClientGone => return Came::Gone(Reason::ClientReset),
+                        // Another answer in the midst of the one that has begun would be a part of it.
+                        Turn::BadBody(..) if exchange.status.is_some() => {
+                            return Came::Gone(Reason::BadRequest);
+                        }
                         Turn::BrokeOff => return Came::Gone(Reason::BackendReset),
                         Turn::Over { client, backend } => {
                             self.answered(whose, call, backend, own, now);

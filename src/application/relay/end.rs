@@ -161,6 +161,13 @@ impl End {
         self.readable
     }
 
+    /// Whether nothing has come that was not read, not even its end, whatever has been told of it.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        let peek = || retry(|| recv(&self.socket, &mut [0; 1], RecvFlags::PEEK));
+        !self.readable && matches!(peek(), Err(Errno::AGAIN))
+    }
+
     /// Whether the peer has sent its last byte.
     #[must_use]
     pub const fn read_closed(&self) -> bool {

@@ -102,7 +102,9 @@ impl<'h, 'b> Request<'h, 'b> {
         // To another version of HTTP we do not change: what came then would be read by nobody here.
         let is_http = |name: &[u8]| name.len() >= 3 && name[..3].eq_ignore_ascii_case(b"h2c");
         let upgrade = values("upgrade").find(|name| !is_http(name));
-        let upgrade = upgrade.filter(|_| is_11 && says(b"upgrade"));
+        // Where a body ends and another protocol begins not everybody would say alike.
+        let has_body = !matches!(framing, Framing::None | Framing::Length(0));
+        let upgrade = upgrade.filter(|_| is_11 && says(b"upgrade") && !has_body);
         if values("expect").any(|what| !what.eq_ignore_ascii_case(b"100-continue")) {
             return Err(Bad::with(417, "an expectation other than 100-continue"));
         }

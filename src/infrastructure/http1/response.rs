@@ -51,7 +51,10 @@ impl<'h, 'b> Response<'h, 'b> {
                 .flat_map(|field| elements(field.value))
                 .any(|item| item.eq_ignore_ascii_case(word))
         };
+        // Who says that a 204 has content may well send it, and it would stand before the next answer.
+        let is_sure = status != 204 || matches!(said, None | Some(Framing::Length(0)));
         let keeps_alive = framing != Framing::UntilClose
+            && is_sure
             && !says(b"close")
             && (minor == 1 || says(b"keep-alive"));
         Ok(Self { status, reason: reason.unwrap_or_default(), fields, framing, keeps_alive })
