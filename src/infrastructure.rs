@@ -8,6 +8,7 @@ pub mod connection_pool;
 pub mod descriptors;
 pub mod health_checker;
 pub mod http1;
+pub mod http2;
 pub mod log_sink;
 pub mod meters;
 pub mod pipes;

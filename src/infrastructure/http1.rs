@@ -11,7 +11,7 @@ mod tests;
 
 pub use body::{Chunks, Piece};
 pub use head::{Found, MAX_HEADERS, find};
-pub use request::{Request, Target};
+pub use request::{Request, Target, Version};
 pub use response::Response;
 
 /// One field of a head.

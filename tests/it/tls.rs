@@ -6,7 +6,7 @@ mod ends;
 mod hello;
 mod hostile;
 mod patience;
-mod peer;
+pub mod peer;
 mod resumption;
 mod scan;
 mod swaps;

@@ -2,7 +2,7 @@
 
 mod failing;
 mod headers;
-mod peers;
+pub mod peers;
 mod probed;
 mod relayed;
 mod reloaded;

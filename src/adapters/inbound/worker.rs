@@ -211,6 +211,7 @@ fn run(
         match &mut leaving {
             None => {
                 if let Some(drain) = shared.shutdown.drain() {
+                    proxy.leave_soon();
                     leaving = Some(Leaving::begin(drain, &listeners, now));
                 }
             }

@@ -1,5 +1,6 @@
 //! One request and its answer, between whoever asks and a backend: the pump of http mode.
 
+use bytes::Bytes;
 use rustix::io::Errno;
 
 use super::{Answer, Flow, Passed, Said, answer_head};
@@ -8,6 +9,8 @@ use crate::infrastructure::http1::{Field, Found, Framing, MAX_HEADERS, Response,
 
 /// The longest head of a response, in bytes.
 const MAX_HEAD: usize = 64 << 10;
+/// So much to be sent is enough for once.
+const ENOUGH: usize = 32 << 10;
 /// The most answers that may go before the answer (status 100 to 199).
 const MAX_INTERIM: u32 = 100;
 /// Bytes moved for one request before others have their turn.
@@ -31,6 +34,17 @@ impl Out {
     #[must_use]
     pub fn left(&self) -> &[u8] {
         &self.bytes[self.from..]
+    }
+
+    /// Takes at most so much of it out.
+    pub fn take(&mut self, most: usize) -> Bytes {
+        if self.from == 0 && self.bytes.len() <= most {
+            return Bytes::from(std::mem::take(&mut self.bytes));
+        }
+        let length = self.left().len().min(most);
+        let taken = Bytes::copy_from_slice(&self.left()[..length]);
+        self.sent(length);
+        taken
     }
 
     /// Notes that so much of it has been sent.
@@ -82,12 +96,16 @@ pub trait Asker {
     /// When whoever asked is gone.
     fn read(&mut self, held: &mut Vec<u8>, tools: &mut Tools) -> Result<Arrived, Failed>;
 
-    /// Sends what can be sent of an answer; whether that was all. `last` when the connection ends
-    /// behind it.
+    /// Fields behind the body of a request that has come to its end, a line each.
+    fn trailers(&mut self) -> Vec<u8>;
+
+    /// Sends what can be sent of an answer; whether that was all. Whether the answer ends with it, and
+    /// the connection does then.
     ///
     /// # Errors
     /// When whoever asked is gone.
-    fn send(&mut self, out: &mut Out, last: bool, tools: &mut Tools) -> Result<bool, Errno>;
+    fn send(&mut self, out: &mut Out, ends: (bool, bool), tools: &mut Tools)
+    -> Result<bool, Errno>;
 
     /// Begins an answer, or has one go before it (status 100 to 199).
     ///
@@ -122,8 +140,17 @@ impl Asker for End {
         read(self, held, tools)
     }
 
-    fn send(&mut self, out: &mut Out, last: bool, tools: &mut Tools) -> Result<bool, Errno> {
-        out.flush(self, last, tools)
+    fn trailers(&mut self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn send(
+        &mut self,
+        out: &mut Out,
+        (_, closes): (bool, bool),
+        tools: &mut Tools,
+    ) -> Result<bool, Errno> {
+        out.flush(self, closes, tools)
     }
 
     fn begin(
@@ -315,6 +342,8 @@ impl Exchange {
             if self.deaf {
                 return Ok(false);
             }
+            // Its beginning goes in one with what is in front of it.
+            self.pass_up(held)?;
             match self.to_backend.flush(&mut self.backend, false, tools) {
                 Ok(true) => {}
                 Ok(false) => return Ok(false),
@@ -324,20 +353,10 @@ impl Exchange {
                     return Ok(false);
                 }
             }
-            let up = &mut self.asked.up;
-            if up.is_over() {
+            if self.asked.up.is_over() {
                 // Who waits for an answer holds nothing.
                 self.to_backend = Out::default();
                 return Ok(false);
-            }
-            let before = self.to_backend.bytes.len();
-            let taken = up
-                .pass(held, &mut self.to_backend.bytes)
-                .map_err(|bad| Turn::BadBody(bad.status, bad.why))?;
-            self.sent += (self.to_backend.bytes.len() - before) as u64;
-            if taken > 0 {
-                held.drain(..taken);
-                continue;
             }
             if self.sent + self.received > most {
                 return Ok(true);
@@ -346,13 +365,29 @@ impl Exchange {
                 Ok(Arrived::More) => {}
                 Ok(Arrived::Nothing) => return Ok(false),
                 Ok(Arrived::End) => {
-                    if !self.asked.up.close(&mut self.to_backend.bytes) {
+                    let trailers = asker.trailers();
+                    if !self.asked.up.close_with(trailers, &mut self.to_backend.bytes) {
                         return Err(Turn::ClientGone);
                     }
                 }
                 Err(_) => return Err(Turn::ClientGone),
             }
         }
+    }
+
+    /// Passes on what has arrived of the body, unless there is enough to be sent.
+    fn pass_up(&mut self, held: &mut Vec<u8>) -> Result<(), Turn> {
+        while !self.asked.up.is_over() && self.to_backend.left().len() < ENOUGH {
+            let before = self.to_backend.bytes.len();
+            let passed = self.asked.up.pass(held, &mut self.to_backend.bytes);
+            let taken = passed.map_err(|bad| Turn::BadBody(bad.status, bad.why))?;
+            self.sent += (self.to_backend.bytes.len() - before) as u64;
+            if taken == 0 {
+                break;
+            }
+            held.drain(..taken);
+        }
+        Ok(())
     }
 
     fn pump_down(
@@ -363,10 +398,17 @@ impl Exchange {
         tools: &mut Tools,
     ) -> Result<Turn, Turn> {
         loop {
-            let is_over = self.down.as_ref().is_some_and(Flow::is_over);
+            // The beginning of a body goes in one with its head.
+            while to_client.left().len() < ENOUGH
+                && !self.down.as_ref().is_some_and(Flow::is_over)
+                && self.status != Some(101)
+                && self.pass(asker, to_client)?
+            {}
             let upgrades = self.status == Some(101);
-            let last = is_over && !self.asked.keeps && !upgrades;
-            match asker.send(to_client, last, tools) {
+            let is_over = !upgrades && self.down.as_ref().is_some_and(Flow::is_over);
+            let has_trailers = self.down.as_ref().is_some_and(|down| !down.trailers().is_empty());
+            let ends = (is_over && !has_trailers, is_over && !self.asked.keeps);
+            match asker.send(to_client, ends, tools) {
                 Ok(true) => {}
                 Ok(false) => return Ok(Turn::Waits),
                 Err(_) => return Err(Turn::ClientGone),
@@ -388,9 +430,6 @@ impl Exchange {
                     client: self.asked.keeps && self.asked.up.is_over(),
                     backend: self.backend_keeps && up_is_over && self.held.is_empty(),
                 });
-            }
-            if self.pass(asker, to_client)? {
-                continue;
             }
             if !self.backend.is_readable() {
                 return Ok(Turn::Waits);

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::net::IpAddr;
 
-use crate::infrastructure::http1::{Field, Framing, Request, Response, Target, elements};
+use crate::infrastructure::http1::{Field, Framing, Request, Response, Target, Version, elements};
 
 /// Our name in `Via`.
 const PSEUDONYM: &str = "edge-proxy";
@@ -67,8 +67,8 @@ pub struct About {
     pub trace: ([u8; 16], bool),
     /// What the trace is begun with where there is none.
     pub parent: u64,
-    /// `HTTP/1.0` to `HTTP/2`, as in `Via`.
-    pub version: &'static str,
+    /// Of which version the request is.
+    pub version: Version,
 }
 
 /// What is passed on of a response.
@@ -111,7 +111,12 @@ pub fn request_head(request: &Request<'_, '_>, about: &About, out: &mut Vec<u8>)
         field(out, "connection", &[b"te"]);
         field(out, "te", &[b"trailers"]);
     }
-    field(out, "via", &[about.version.as_bytes(), b" ", PSEUDONYM.as_bytes()]);
+    let version: &[u8] = match about.version {
+        Version::Http10 => b"1.0 ",
+        Version::Http11 => b"1.1 ",
+        Version::Http2 => b"2 ",
+    };
+    field(out, "via", &[version, PSEUDONYM.as_bytes()]);
     about_client(request, about, out);
     if !about.trace.1 {
         let (trace, parent) = (u128::from_be_bytes(about.trace.0), about.parent);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::reusing::Leg;
-use super::{Proxy, Snapshot, connect, dial_tools, relaying, ticks};
+use super::{HttpRules, Proxy, Snapshot, connect, dial_tools, relaying, ticks};
 use crate::application::account::{Reason, Record, Requested};
 use crate::application::connect::{Connected, Dial, Greeting, Progress};
 use crate::application::http::{
@@ -20,7 +20,7 @@ use crate::domain::affinity::Key as AffinityKey;
 use crate::domain::balance::Origin;
 use crate::domain::cidr::CidrMap;
 use crate::domain::time::Time;
-use crate::infrastructure::http1::{Framing, Request, Target};
+use crate::infrastructure::http1::{Framing, Request, Target, Version};
 use crate::infrastructure::reactor::{Event, Reactor};
 use crate::infrastructure::slab::Key;
 use crate::infrastructure::tls::Policy;
@@ -67,6 +67,8 @@ pub(super) struct Call {
     /// When what it waits for must have come, and when all of it must.
     pub until: Time,
     over_by: Option<Time>,
+    /// Why it is to come to its end at its next turn.
+    broken: Option<Reason>,
 }
 
 enum Phase {
@@ -109,7 +111,7 @@ pub(super) struct Made {
     pub method: Box<str>,
     pub path: Box<str>,
     pub host: Option<Box<str>>,
-    pub version: &'static str,
+    pub version: Version,
     pub client: SocketAddr,
     pub location: Location,
     pub table: Option<Arc<AppTable>>,
@@ -144,7 +146,7 @@ impl Call {
     pub fn answered(made: Made, answer: Answer, reason: Reason, until: Time) -> Self {
         let made = Made { reason, ..made };
         let (to_client, phase, over_by) = (Out::default(), Phase::Answers(answer), None);
-        Self { made, to_client, phase, heard: false, until, over_by }
+        Self { made, to_client, phase, heard: false, until, over_by, broken: None }
     }
 
     /// The number of the backend that has it.
@@ -159,6 +161,11 @@ impl Call {
     /// Gives up the backend.
     pub fn into_having(self) -> Option<(Made, Box<Having>)> {
         if let Phase::Has(having) = self.phase { Some((self.made, having)) } else { None }
+    }
+
+    /// Has it come to its end without an answer, or in the midst of one.
+    pub fn break_off(&mut self, reason: Reason) {
+        self.broken = Some(reason);
     }
 
     /// Has the reactor tell of the backend what is of use; whether it does.
@@ -183,6 +190,14 @@ impl Call {
 }
 
 impl Proxy {
+    /// What becomes of a request that could not be told from others.
+    pub(super) fn refusal(&mut self, client: SocketAddr, answer: Answer, now: Time) -> Call {
+        let made = Made::unknown(client, self.rng.u128(1..).to_be_bytes(), now);
+        let reason = if answer.status == 408 { Reason::RequestTimeout } else { Reason::BadRequest };
+        let until = now + self.shared.snapshot.load().http.body_timeout;
+        Call::answered(made, answer, reason, until)
+    }
+
     /// Takes up a request. `own` is the connection to a backend that is kept for this client alone.
     pub(super) fn ask(
         &mut self,
@@ -262,25 +277,32 @@ impl Proxy {
             trusted,
             trace: (trace, given.is_some()),
             parent: self.rng.u64(1..),
-            version: if request.is_11 { "1.1" } else { "1.0" },
+            version: request.version,
         };
         let mut head = Vec::with_capacity(512);
         request_head(request, &about, &mut head);
+        let arrives = match request.framing {
+            // The frames say where it ends.
+            Framing::Chunked if request.version == Version::Http2 => Framing::UntilClose,
+            framing => framing,
+        };
         let asked = Asked {
             head,
-            up: Flow::new(request.framing, request.framing),
+            up: Flow::new(arrives, request.framing),
             to_head: made.said.to_head,
             repeatable: request.framing == Framing::None && request.is_idempotent(),
             keeps: request.keeps_alive,
-            is_11: request.is_11,
+            is_11: request.version >= Version::Http11,
             upgrades: request.upgrade.is_some(),
         };
         let preamble = table.rules.header.map(|version| {
             relaying::header(version, client, whose.peer.destination, whose.name, end)
         });
         let over_by = (!rules.request_timeout.is_zero()).then(|| now + rules.request_timeout);
-        let until = now + rules.body_timeout;
-        let rested = self.take_rested(&routed, &asked, own, client, &snapshot, now);
+        let until = now + first_wait(&asked, rules);
+        // It has been said for whom it is.
+        let may_be_its = preamble.is_none() || client == whose.client;
+        let rested = self.take_rested(&routed, own, may_be_its, &snapshot, now);
         if let Some(Rested { id: leg, part, end, dies }) = rested {
             self.legs.insert(leg, Leg::Call { client: whose.id, stream: whose.stream });
             let exchange = Exchange::new(asked, end, true, None);
@@ -299,10 +321,18 @@ impl Proxy {
                 counted,
             };
             let phase = Phase::Has(Box::new(having));
-            return Call { made, to_client: Out::default(), phase, heard: false, until, over_by };
+            return Call {
+                made,
+                to_client: Out::default(),
+                phase,
+                heard: false,
+                until,
+                over_by,
+                broken: None,
+            };
         }
         let (to_client, phase) = (Out::default(), Phase::Answered);
-        let mut call = Call { made, to_client, phase, heard: false, until, over_by };
+        let mut call = Call { made, to_client, phase, heard: false, until, over_by, broken: None };
         self.dial_for(whose, &mut call, (asked, preamble), (table, origin, routed), &snapshot, now);
         call
     }
@@ -409,9 +439,9 @@ impl Proxy {
         let lifetime = lifetime - lifetime / 5 * self.rng.u32(..1_000) / 1_000;
         // Where connections are secured it has been said before.
         let said = preamble.as_deref().filter(|_| !dial.is_secured());
+        call.until = now + first_wait(&asked, &snapshot.http);
         let exchange = Exchange::new(asked, end, false, said);
         let (part, dies, moved, counted) = (attempt + 1, now + lifetime, 0, (0, 0));
-        call.until = now + snapshot.http.response_timeout;
         let having =
             Having { exchange, leg, part, routed, table, tries, dies, preamble, moved, counted };
         call.phase = Phase::Has(Box::new(having));
@@ -436,11 +466,14 @@ impl Proxy {
         own: &mut Option<(u64, Rested)>,
         now: Time,
     ) -> Came {
+        if let Some(reason) = call.broken {
+            return Came::Gone(reason);
+        }
         loop {
             match &mut call.phase {
                 Phase::Dials(_) => return Came::Waits,
                 Phase::Answers(answer) => {
-                    call.made.said.keeps &= self.forcing.is_none();
+                    call.made.said.keeps &= !self.leaving;
                     if asker.answer(answer, &call.made.said, &mut call.to_client).is_err() {
                         return Came::Gone(Reason::ClientReset);
                     }
@@ -450,7 +483,7 @@ impl Proxy {
                 }
                 Phase::Answered => {
                     let keeps = call.made.said.keeps;
-                    return match asker.send(&mut call.to_client, !keeps, &mut self.tools) {
+                    return match asker.send(&mut call.to_client, (true, !keeps), &mut self.tools) {
                         Ok(false) => Came::Waits,
                         Ok(true) if asker.end(&[]).is_ok() => Came::Over { keeps },
                         _ => Came::Gone(Reason::ClientReset),
@@ -458,7 +491,7 @@ impl Proxy {
                 }
                 Phase::Has(having) => {
                     let exchange = &mut having.exchange;
-                    if self.forcing.is_some() && exchange.status.is_none() {
+                    if self.leaving && exchange.status.is_none() {
                         exchange.asked.keeps = false;
                     }
                     let turn = exchange.turn(asker, held, &mut call.to_client, &mut self.tools);
@@ -695,7 +728,7 @@ impl Proxy {
             method: &made.method,
             path: &made.path,
             host: made.host.as_deref(),
-            version: made.version,
+            version: made.version.as_str(),
             status,
             id: u128::from_be_bytes(made.said.trace),
         });
@@ -726,7 +759,7 @@ impl Made {
             method: request.method.into(),
             path: path.into(),
             host: request.authority.map(Into::into),
-            version: if request.is_11 { "HTTP/1.1" } else { "HTTP/1.0" },
+            version: request.version,
             said,
             ..Self::unknown(client, trace, now)
         }
@@ -738,7 +771,7 @@ impl Made {
             method: "-".into(),
             path: "-".into(),
             host: None,
-            version: "HTTP/1.1",
+            version: Version::Http11,
             client,
             location: Location::default(),
             table: None,
@@ -754,13 +787,29 @@ impl Made {
     }
 }
 
-/// The trace of a `traceparent` that is well-formed: `00-` 32 digits `-` 16 digits `-` 2 digits.
+/// How long is waited for a byte of the body, or else of the answer, once a backend has a request.
+const fn first_wait(asked: &Asked, rules: &HttpRules) -> Duration {
+    if asked.up.is_over() { rules.response_timeout } else { rules.body_timeout }
+}
+
+/// The trace of a `traceparent` that is well-formed (W3C Trace Context, 3.2): a version, 32 digits, 16
+/// digits and 2 digits, with `-` between them.
 fn parent_of(value: &[u8]) -> Option<u128> {
     let is_hex = |bytes: &[u8]| {
         bytes.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'))
     };
     let dashes = [2, 35, 52].iter().all(|at| value.get(*at) == Some(&b'-'));
-    if value.len() < 55 || !dashes || !is_hex(&value[3..35]) || !is_hex(&value[36..52]) {
+    let digits = [0..2, 3..35, 36..52, 53..55];
+    if !dashes || !digits.into_iter().all(|range| value.get(range).is_some_and(is_hex)) {
+        return None;
+    }
+    // What later versions have is behind what is known; there is no version ff.
+    let is_whole = match &value[..2] {
+        b"00" => value.len() == 55,
+        b"ff" => false,
+        _ => value.get(55).is_none_or(|byte| *byte == b'-'),
+    };
+    if !is_whole {
         return None;
     }
     let trace = u128::from_str_radix(str::from_utf8(&value[3..35]).ok()?, 16).ok()?;

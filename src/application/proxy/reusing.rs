@@ -2,11 +2,9 @@
 //! the client whose request they had.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{Proxy, Snapshot};
-use crate::application::http::Asked;
 use crate::application::route::Routed;
 use crate::application::upstreams::{Rested, Upstream};
 use crate::domain::time::Time;
@@ -24,22 +22,22 @@ pub(super) enum Leg {
 }
 
 impl Proxy {
-    /// A connection to the backend chosen that has had requests before.
+    /// A connection to the backend chosen that has had requests before. That of `own` was begun in the
+    /// name of whoever speaks to us: not everybody's request `may_be_its`.
     pub(super) fn take_rested(
         &mut self,
         routed: &Routed,
-        asked: &Asked,
         own: &mut Option<(u64, Rested)>,
-        client: SocketAddr,
+        may_be_its: bool,
         snapshot: &Snapshot,
         now: Time,
     ) -> Option<Rested> {
-        let _ = (asked, client);
         let upstream = routed.slot.upstream();
         // What came between two requests would be taken for the answer to the next. It may be there
         // before anybody has told of it.
         if let Some((number, rested)) = own.take() {
-            if number == upstream.number && now < rested.dies && rested.end.is_silent() {
+            let is_right = number == upstream.number && may_be_its;
+            if is_right && now < rested.dies && rested.end.is_silent() {
                 return Some(rested);
             }
             self.drop_leg(rested.id);
@@ -57,7 +55,7 @@ impl Proxy {
     pub(super) fn rest(
         &mut self,
         client: Key,
-        rested: Rested,
+        mut rested: Rested,
         upstream: &Arc<Upstream>,
         shared: bool,
         own: &mut Option<(u64, Rested)>,
@@ -65,7 +63,14 @@ impl Proxy {
     ) {
         let leg = rested.id;
         let snapshot = self.shared.snapshot.load();
-        if self.forcing.is_some() || now >= rested.dies || rested.end.is_readable() {
+        if self.leaving || now >= rested.dies || rested.end.is_readable() {
+            return self.drop_leg(leg);
+        }
+        // Nothing was read of it while its client took nothing; now its end is to be seen.
+        let rewatched = rested.end.rewatch(true);
+        if rewatched.is_some_and(|(socket, interest)| {
+            self.reactor.rewatch(socket, leg.token(rested.part), interest).is_err()
+        }) {
             return self.drop_leg(leg);
         }
         match snapshot.keeper(self.number).filter(|_| shared) {
@@ -98,7 +103,7 @@ impl Proxy {
 
     /// Closes those that have rested long enough, or whose backend is to have none.
     pub(super) fn sweep_rested(&mut self, now: Time) {
-        let keeps = self.shared.snapshot.load().warm.is_some() && self.forcing.is_none();
+        let keeps = self.shared.snapshot.load().warm.is_some() && !self.leaving;
         let (mut over, mut seen) = (Vec::new(), HashSet::new());
         for (leg, what) in &self.legs {
             let Leg::Rests { upstream, until } = what else { continue };

@@ -5,9 +5,10 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::asking::{Call, Came, Having, Made, Peer, Shown, Whose};
+use super::asking::{Call, Came, Having, Peer, Shown, Whose};
 use super::relaying::Relaying;
 use super::reusing::Leg;
+use super::streams::Streams;
 use super::{CLIENT, Comer, Connection, Proxy, Snapshot, Stage, ticks};
 use crate::application::account::Reason;
 use crate::application::admission::Admitted;
@@ -17,6 +18,7 @@ use crate::application::upstreams::Rested;
 use crate::domain::affinity::Key as AffinityKey;
 use crate::domain::time::Time;
 use crate::infrastructure::http1::{Field, Found, MAX_HEADERS, Request, find};
+use crate::infrastructure::http2::PREFACE;
 use crate::infrastructure::reactor::Event;
 use crate::infrastructure::slab::Key;
 use crate::infrastructure::tls::Policy;
@@ -34,23 +36,27 @@ const FAR_OFF: Time = Time::from_nanos(u64::MAX);
 /// A client that makes requests.
 pub(super) struct Serving {
     pub client: End,
-    peer: Peer,
+    pub peer: Peer,
     /// What has arrived and is not done with.
-    held: Vec<u8>,
+    pub held: Vec<u8>,
     looked: usize,
-    phase: Phase,
+    /// Whether it may begin with the preface of HTTP/2.
+    is_new: bool,
+    pub phase: Phase,
     /// A connection to a backend that is kept for it alone.
     own: Option<(u64, Rested)>,
     /// When what is waited for must have come, and when that is looked at next.
-    until: Time,
+    pub until: Time,
     looks: Time,
     /// Whether it is among those with more to move.
     pub queued: bool,
 }
 
-enum Phase {
+pub(super) enum Phase {
     /// For a head.
     Awaits,
+    /// It speaks HTTP/2.
+    Streams(Box<Streams>),
     /// For the answer to a request.
     Calls(Box<Call>),
     /// The last has been said; what the client still says is read out.
@@ -58,9 +64,22 @@ enum Phase {
 }
 
 impl Serving {
-    /// The number of the backend that has a request of this client's.
-    pub fn backend(&self) -> Option<u64> {
-        if let Phase::Calls(call) = &self.phase { call.backend() } else { None }
+    /// Whether it has asked for nothing that has not been answered.
+    fn is_idle(&self) -> bool {
+        match &self.phase {
+            Phase::Awaits => self.held.is_empty(),
+            Phase::Streams(streams) => streams.is_idle(),
+            Phase::Calls(_) | Phase::Lingers => false,
+        }
+    }
+
+    /// Whether the backend with a number has a request of this client's.
+    pub fn has_backend(&self, number: u64) -> bool {
+        match &self.phase {
+            Phase::Calls(call) => call.backend() == Some(number),
+            Phase::Streams(streams) => streams.has_backend(number),
+            Phase::Awaits | Phase::Lingers => false,
+        }
     }
 }
 
@@ -117,6 +136,7 @@ impl Proxy {
             peer: Peer { listener, destination, shown, policy },
             held,
             looked: 0,
+            is_new: true,
             phase: Phase::Awaits,
             own: None,
             until,
@@ -167,7 +187,12 @@ impl Proxy {
             }
             return self.connections.put(id, connection);
         }
-        if let Phase::Calls(call) = &mut serving.phase {
+        let call = match (&mut serving.phase, self.legs.get(&leg)) {
+            (Phase::Calls(call), _) => Some(&mut **call),
+            (Phase::Streams(streams), Some(Leg::Call { stream, .. })) => streams.call(*stream),
+            _ => None,
+        };
+        if let Some(call) = call {
             self.call_event(call, (leg, part), event, now);
         }
         self.go_on(id, connection, now);
@@ -177,7 +202,10 @@ impl Proxy {
     pub(super) fn go_on(&mut self, id: Key, mut connection: Box<Connection>, now: Time) {
         loop {
             let Stage::Serving(serving) = &mut connection.stage else { return };
-            let Serving { client, peer, held, looked, phase, own, until, queued, .. } =
+            if matches!(serving.phase, Phase::Streams(_)) {
+                return self.go_on_streams(id, connection, now);
+            }
+            let Serving { client, peer, held, looked, is_new, phase, own, until, queued, .. } =
                 &mut **serving;
             let whose = whose!(id, connection, peer);
             let ends = match phase {
@@ -191,8 +219,11 @@ impl Proxy {
                             break;
                         }
                         Came::Over { keeps: true } => {
+                            *is_new = false;
                             *phase = Phase::Awaits;
-                            *until = now + self.keep_alive();
+                            let has_begun = !held.is_empty();
+                            *until = now
+                                + if has_begun { self.header_timeout() } else { self.keep_alive() };
                             continue;
                         }
                         Came::Over { keeps: false } => {
@@ -211,6 +242,23 @@ impl Proxy {
                         }
                         Came::Gone(reason) => Some(reason),
                         Came::Upgraded => return self.upgrade(id, connection, now),
+                    }
+                }
+                Phase::Streams(_) => return,
+                Phase::Awaits if *is_new && held.len() >= PREFACE.len() => {
+                    *is_new = false;
+                    if held.starts_with(PREFACE) {
+                        *phase = Phase::Streams(Box::new(Streams::new(held)));
+                        *until = now + self.keep_alive();
+                    }
+                    continue;
+                }
+                Phase::Awaits if *is_new && !held.is_empty() && PREFACE.starts_with(held) => {
+                    match read(client, held, &mut self.tools) {
+                        Ok(Arrived::More) => continue,
+                        Ok(Arrived::Nothing) => break,
+                        Ok(Arrived::End) => Some(Reason::ClientClosed),
+                        Err(_) => Some(Reason::ClientReset),
                     }
                 }
                 Phase::Awaits => match find(held, *looked) {
@@ -282,6 +330,10 @@ impl Proxy {
     }
 
     fn keep_alive(&self) -> Duration {
+        if self.leaving {
+            // It has been told that it may go on, before it was known that it may not for long.
+            return JUST_NOW;
+        }
         self.shared.snapshot.load().http.keep_alive_timeout
     }
 
@@ -293,14 +345,18 @@ impl Proxy {
     fn upgrade(&mut self, id: Key, mut connection: Box<Connection>, now: Time) {
         let stage = std::mem::replace(&mut connection.stage, Stage::Between);
         let Stage::Serving(serving) = stage else { return };
-        let Serving { client, phase, own, mut held, .. } = *serving;
+        let Serving { client, peer, phase, own, mut held, .. } = *serving;
         if let Some((_, own)) = own {
             self.drop_leg(own.id);
         }
-        let Phase::Calls(call) = phase else { return };
+        let Phase::Calls(mut call) = phase else { return };
+        call.made.reason = Reason::Served;
+        self.tell_of(&whose!(id, connection, &peer), &mut call, None, now);
+        // The head that says so is the first that the client gets.
+        let mut behind = call.to_client.left().to_vec();
         let Some((made, having)) = call.into_having() else { return };
         let Having { mut exchange, leg, part, routed, tries, table, .. } = *having;
-        let behind = exchange.take_held();
+        behind.append(&mut exchange.take_held());
         let backend = exchange.backend;
         let (token, interest) = (id.token(part), backend.watched());
         let is_watched = self.reactor.rewatch(backend.socket(), token, interest).is_ok();
@@ -336,14 +392,9 @@ impl Proxy {
     /// Refuses what is no request that could be told from others: the connection ends.
     fn refuse_request(&mut self, connection: &mut Connection, answer: Answer, now: Time) {
         let client = connection.client;
+        let call = self.refusal(client, answer, now);
         let Stage::Serving(serving) = &mut connection.stage else { return };
-        let made = Made::unknown(client, self.rng.u128(1..).to_be_bytes(), now);
-        let reason = match answer.status {
-            408 => Reason::RequestTimeout,
-            _ => Reason::BadRequest,
-        };
-        let until = now + self.shared.snapshot.load().http.body_timeout;
-        serving.phase = Phase::Calls(Box::new(Call::answered(made, answer, reason, until)));
+        serving.phase = Phase::Calls(Box::new(call));
     }
 
     /// Looks at the time.
@@ -355,6 +406,11 @@ impl Proxy {
         match &mut serving.phase {
             Phase::Calls(call) => {
                 if let Some(Came::Gone(reason)) = self.call_time(call, now) {
+                    return self.leave(id, connection, reason, now);
+                }
+            }
+            Phase::Streams(streams) => {
+                if let Some(reason) = self.streams_time(streams, &mut serving.until, now) {
                     return self.leave(id, connection, reason, now);
                 }
             }
@@ -372,16 +428,23 @@ impl Proxy {
     }
 
     /// Puts it back, with what the reactor is to tell of it.
-    fn pause(&mut self, id: Key, mut connection: Box<Connection>, now: Time) {
+    pub(super) fn pause(&mut self, id: Key, mut connection: Box<Connection>, now: Time) {
         let Stage::Serving(serving) = &mut connection.stage else { return };
         let Serving { client, phase, until, .. } = &mut **serving;
         let mut fine = client.rewatch(true).is_none_or(|(socket, interest)| {
             self.reactor.rewatch(socket, id.token(CLIENT), interest).is_ok()
         });
         let mut until = *until;
-        if let Phase::Calls(call) = phase {
-            until = call.looks();
-            fine &= call.rewatch(&self.reactor);
+        match phase {
+            Phase::Calls(call) => {
+                until = call.looks();
+                fine &= call.rewatch(&self.reactor);
+            }
+            Phase::Streams(streams) => {
+                until = streams.looks(until);
+                fine &= streams.rewatch(&self.reactor);
+            }
+            Phase::Awaits | Phase::Lingers => {}
         }
         if !fine {
             return self.leave(id, connection, Reason::Internal, now);
@@ -397,8 +460,7 @@ impl Proxy {
     pub(super) fn drain_serving(&mut self, id: Key, span: Duration, now: Time) {
         let Some(mut connection) = self.connections.take(id) else { return };
         if let Stage::Serving(serving) = &mut connection.stage
-            && matches!(serving.phase, Phase::Awaits)
-            && serving.held.is_empty()
+            && serving.is_idle()
         {
             let part = span * self.rng.u32(..1_000) / 1_000;
             serving.until = serving.until.min(now + part.max(JUST_NOW));
@@ -416,13 +478,20 @@ impl Proxy {
         reason: Reason,
         now: Time,
     ) {
+        let mut breaks_off = false;
         if let Stage::Serving(serving) = &mut connection.stage {
             let phase = std::mem::replace(&mut serving.phase, Phase::Awaits);
             if let Some((_, own)) = serving.own.take() {
                 self.drop_leg(own.id);
             }
-            if let Phase::Calls(call) = phase {
-                let whose = whose!(id, connection, &serving.peer);
+            let calls = match phase {
+                Phase::Calls(call) => vec![(0, call)],
+                Phase::Streams(mut streams) => streams.take_calls(),
+                Phase::Awaits | Phase::Lingers => Vec::new(),
+            };
+            for (stream, call) in calls {
+                breaks_off |= call.having().is_some();
+                let whose = Whose { stream, ..whose!(id, connection, &serving.peer) };
                 self.give_up(&whose, call, reason, now);
             }
         }
@@ -430,6 +499,8 @@ impl Proxy {
         let Connection { stage, admitted, .. } = *connection;
         if let Stage::Serving(serving) = stage {
             match reason {
+                // An end would say of some answers that they are whole.
+                _ if breaks_off => serving.client.reset(),
                 Reason::ClientClosed | Reason::BackendClosed | Reason::Idle => drop(serving),
                 _ => serving.client.reset(),
             }

@@ -68,8 +68,14 @@ impl Proxy {
         self.log.flush_if_due(now);
     }
 
+    /// The process ends: from now on each answer says that its connection does.
+    pub const fn leave_soon(&mut self) {
+        self.leaving = true;
+    }
+
     /// Lets open connections end by themselves until the drain runs out of time.
     pub fn drain(&mut self, drain: Drain, now: Time) {
+        self.leaving = true;
         self.forcing = Some(Forcing { drain, left: None, next: drain.force_from });
         self.sweep_warm(now);
         self.sweep_rested(now);
@@ -88,7 +94,7 @@ impl Proxy {
                 Stage::Relaying(relaying) if relaying.slot.upstream().number == backend => {
                     self.end(id, connection, Reason::Killed, now);
                 }
-                Stage::Serving(serving) if serving.backend() == Some(backend) => {
+                Stage::Serving(serving) if serving.has_backend(backend) => {
                     self.end(id, connection, Reason::Killed, now);
                 }
                 _ => self.connections.put(id, connection),

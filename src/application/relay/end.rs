@@ -135,6 +135,11 @@ impl End {
         self.writable
     }
 
+    /// Has nothing more be read.
+    pub const fn no_more(&mut self) {
+        self.readable = false;
+    }
+
     /// Has the end that was read be read once more, behind what came before it.
     pub const fn ends_again(&mut self) {
         self.readable = true;

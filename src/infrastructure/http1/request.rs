@@ -20,8 +20,8 @@ pub struct Request<'h, 'b> {
     pub target: Target<'b>,
     /// Who is asked, with the port if there is one. Only HTTP/1.0 may leave it out.
     pub authority: Option<&'b str>,
-    /// Whether it is of HTTP/1.1, rather than 1.0.
-    pub is_11: bool,
+    /// Of which version it is.
+    pub version: Version,
     /// All fields, as they are written.
     pub fields: &'h [Field<'b>],
     /// How its body ends.
@@ -32,6 +32,29 @@ pub struct Request<'h, 'b> {
     pub upgrade: Option<&'b str>,
     /// Whether fields behind the answer's body are understood.
     pub takes_trailers: bool,
+}
+
+/// A version of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// HTTP/1.0, which knows neither chunks nor interim answers.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+    /// HTTP/2.
+    Http2,
+}
+
+impl Version {
+    /// As it is called.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        }
+    }
 }
 
 impl<'h, 'b> Request<'h, 'b> {
@@ -58,6 +81,7 @@ impl<'h, 'b> Request<'h, 'b> {
             return Err(Bad::request("no request of HTTP/1"));
         };
         let is_11 = minor == 1;
+        let version = if is_11 { Version::Http11 } else { Version::Http10 };
         if fields.iter().any(|field| field.value.iter().any(|byte| *byte == 0)) {
             return Err(Bad::request("a zero in a field"));
         }
@@ -88,7 +112,7 @@ impl<'h, 'b> Request<'h, 'b> {
             method,
             target,
             authority: named.or(host),
-            is_11,
+            version,
             fields,
             framing,
             // RFC 9112, 9.3.
@@ -96,6 +120,49 @@ impl<'h, 'b> Request<'h, 'b> {
             upgrade: upgrade.and_then(|name| str::from_utf8(name).ok()),
             takes_trailers: is_11
                 && values("te").any(|item| item.eq_ignore_ascii_case(b"trailers")),
+        })
+    }
+
+    /// One of HTTP/2, whose head the library has read, and whose fields are all there are.
+    ///
+    /// # Errors
+    /// What is wrong with it, or could be understood in two ways.
+    pub fn of_http2(
+        method: &'b str,
+        target: Target<'b>,
+        authority: Option<&'b str>,
+        fields: &'h [Field<'b>],
+        has_body: bool,
+    ) -> Result<Self, Bad> {
+        if let Some(said) = authority
+            && !is_authority(said.as_bytes())
+        {
+            return Err(Bad::request("an :authority that is none"));
+        }
+        let host = host(fields, authority.is_none())?;
+        if let (Some(host), Some(said)) = (host, authority)
+            && !host.eq_ignore_ascii_case(said)
+        {
+            return Err(Bad::request("a Host that is not the :authority"));
+        }
+        let framing = match framing(fields, 1)? {
+            Some(Framing::Length(length)) if has_body || length == 0 => Framing::Length(length),
+            Some(Framing::Length(_)) => return Err(Bad::request("a body shorter than it says")),
+            Some(_) => return Err(Bad::request("a Transfer-Encoding in HTTP/2")),
+            None if has_body => Framing::Chunked,
+            None => Framing::None,
+        };
+        let mut te = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("te"));
+        Ok(Self {
+            method,
+            target,
+            authority: authority.or(host),
+            version: Version::Http2,
+            fields,
+            framing,
+            keeps_alive: true,
+            upgrade: None,
+            takes_trailers: te.any(|field| field.value.eq_ignore_ascii_case(b"trailers")),
         })
     }
 

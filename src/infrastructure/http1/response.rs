@@ -18,6 +18,12 @@ pub struct Response<'h, 'b> {
 }
 
 impl<'h, 'b> Response<'h, 'b> {
+    /// The first field of a name.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&'b [u8]> {
+        self.fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|f| f.value)
+    }
+
     /// Reads a head that is whole, of the answer to a request: one for a HEAD has no body.
     ///
     /// # Errors
