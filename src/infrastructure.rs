@@ -17,6 +17,7 @@ pub mod rate_limiter;
 pub mod reactor;
 pub mod shutdown;
 pub mod slab;
+pub mod text;
 pub mod tls;
 
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerConfig};

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rustix::io::Errno;
 
 use super::{Answer, Flow, Passed, Said, answer_head};
-use crate::application::relay::{End, Failed, Tools};
+use crate::application::relay::{End, Failed, Spares, Tools};
 use crate::infrastructure::http1::{Field, Found, Framing, MAX_HEADERS, Response, find};
 
 /// The longest head of a response, in bytes.
@@ -180,8 +180,6 @@ impl Asker for End {
 /// What is known of a request when its answer comes.
 #[derive(Debug)]
 pub struct Asked {
-    /// What the backend gets of it before its body.
-    pub head: Vec<u8>,
     /// Its body.
     pub up: Flow,
     /// Whether the answer has no body.
@@ -201,8 +199,9 @@ pub struct Asked {
 pub struct Exchange {
     pub asked: Asked,
     pub backend: End,
-    /// The request once more, for when a connection that was used before turns out to be over.
-    again: Option<Vec<u8>>,
+    /// Whether the request may be made once more, when a connection that was used before turns out to be
+    /// over.
+    again: bool,
     used: bool,
     to_backend: Out,
     /// What has arrived from the backend and is not done with.
@@ -250,21 +249,17 @@ pub enum Turn {
 }
 
 impl Exchange {
-    /// One whose backend has yet to be told of it. Its connection has had requests before, or not.
+    /// One whose backend has yet to be told of it: of `head` first. Its connection has had requests before,
+    /// or not.
     #[must_use]
-    pub fn new(mut asked: Asked, mut backend: End, reused: bool, preamble: Option<&[u8]>) -> Self {
-        let mut bytes = std::mem::take(&mut asked.head);
-        let again = (reused && asked.repeatable).then(|| bytes.clone());
-        if let Some(preamble) = preamble {
-            bytes.splice(..0, preamble.iter().copied());
-        }
+    pub fn new(asked: Asked, mut backend: End, reused: bool, head: Vec<u8>) -> Self {
         let held = backend.take_early();
         Self {
-            again,
+            again: reused && asked.repeatable,
             used: reused,
             asked,
             backend,
-            to_backend: Out { bytes, from: 0 },
+            to_backend: Out { bytes: head, from: 0 },
             held,
             looked: 0,
             interim: 0,
@@ -300,11 +295,18 @@ impl Exchange {
     /// The request, to be made once more on another connection: `None` when that must not be. It may
     /// when nothing of it has left, or when it is repeatable and the connection was used before.
     #[must_use]
-    pub fn take_again(mut self) -> Option<Asked> {
-        let nothing_left = self.to_backend.from == 0 && self.sent == 0 && self.used;
-        let unsent = nothing_left.then_some(self.to_backend.bytes).filter(|head| !head.is_empty());
-        self.asked.head = unsent.or(self.again)?;
-        Some(self.asked)
+    pub fn take_again(self) -> Option<Asked> {
+        let out = &self.to_backend;
+        let nothing_left = self.used && self.sent == 0 && out.from == 0 && !out.is_empty();
+        (nothing_left || self.again).then_some(self.asked)
+    }
+
+    /// Gives up what it holds, for others; the backend's connection is left.
+    #[must_use]
+    pub fn into_backend(self, spare: &mut Spares) -> End {
+        spare.give(self.held);
+        spare.give(self.to_backend.bytes);
+        self.backend
     }
 
     /// Whether the backend's connection has had requests before.
@@ -355,7 +357,7 @@ impl Exchange {
             }
             if self.asked.up.is_over() {
                 // Who waits for an answer holds nothing.
-                self.to_backend = Out::default();
+                tools.spare.give(std::mem::take(&mut self.to_backend.bytes));
                 return Ok(false);
             }
             if self.sent + self.received > most {
@@ -402,7 +404,7 @@ impl Exchange {
             while to_client.left().len() < ENOUGH
                 && !self.down.as_ref().is_some_and(Flow::is_over)
                 && self.status != Some(101)
-                && self.pass(asker, to_client)?
+                && self.pass(asker, to_client, &mut tools.spare)?
             {}
             let upgrades = self.status == Some(101);
             let is_over = !upgrades && self.down.as_ref().is_some_and(Flow::is_over);
@@ -423,7 +425,7 @@ impl Exchange {
                     asker.end(trailers).map_err(|_| Turn::ClientGone)?;
                     continue;
                 }
-                *to_client = Out::default();
+                tools.spare.give(std::mem::take(&mut to_client.bytes));
                 let up_is_over =
                     self.asked.up.is_over() && self.to_backend.is_empty() && !self.deaf;
                 return Ok(Turn::Over {
@@ -447,7 +449,12 @@ impl Exchange {
     }
 
     /// Passes on what has arrived of the answer; whether anything was.
-    fn pass(&mut self, asker: &mut impl Asker, to_client: &mut Out) -> Result<bool, Turn> {
+    fn pass(
+        &mut self,
+        asker: &mut impl Asker,
+        to_client: &mut Out,
+        spare: &mut Spares,
+    ) -> Result<bool, Turn> {
         if let Some(down) = &mut self.down {
             let before = to_client.bytes.len();
             let taken = down.pass(&self.held, &mut to_client.bytes).map_err(|_| Turn::BrokeOff)?;
@@ -466,7 +473,10 @@ impl Exchange {
             }
             Found::Bad(bad) => Err(Turn::Nonsense(bad.why)),
             Found::Whole(length) => {
-                self.again = None;
+                if to_client.bytes.capacity() == 0 {
+                    to_client.bytes = spare.take();
+                }
+                self.again = false;
                 self.looked = 0;
                 let mut held = std::mem::take(&mut self.held);
                 self.begin(&held[..length], asker, to_client)?;
@@ -550,6 +560,9 @@ pub fn read(end: &mut End, held: &mut Vec<u8>, tools: &mut Tools) -> Result<Arri
         return Ok(Arrived::Nothing);
     }
     let Some(read) = end.read(tools)? else { return Ok(Arrived::Nothing) };
+    if held.capacity() == 0 {
+        *held = tools.spare.take();
+    }
     let bytes = if end.tls().is_some() { &tools.plain[..] } else { &tools.scratch[..read.bytes] };
     held.extend_from_slice(bytes);
     if read.ended && read.bytes > 0 {

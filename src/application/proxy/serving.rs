@@ -93,6 +93,7 @@ macro_rules! whose {
             id: $id,
             stream: 0,
             client: $connection.client,
+            location: $connection.location,
             name: $connection.name.as_deref(),
             peer: $peer,
         }
@@ -315,7 +316,7 @@ impl Proxy {
                             Ok(Arrived::Nothing) => {
                                 if held.is_empty() {
                                     // Who is silent holds nothing.
-                                    *held = Vec::new();
+                                    self.tools.spare.give(std::mem::take(held));
                                 }
                                 break;
                             }

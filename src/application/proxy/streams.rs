@@ -108,7 +108,7 @@ impl Proxy {
 
     /// Whether there is more to do.
     fn round(&mut self, id: Key, connection: &mut Connection, now: Time) -> Result<bool, Reason> {
-        let Connection { client, name, stage, .. } = connection;
+        let Connection { client, name, location, stage, .. } = connection;
         let Stage::Serving(serving) = stage else { return Ok(false) };
         let end = &mut serving.client;
         let Phase::Streams(streams) = &mut serving.phase else { return Ok(false) };
@@ -116,6 +116,7 @@ impl Proxy {
             id,
             stream,
             client: *client,
+            location: *location,
             name: name.as_deref(),
             peer: &serving.peer,
         };
