@@ -5,7 +5,7 @@ use rustix::io::Errno;
 
 use super::{Answer, Flow, Passed, Said, answer_head};
 use crate::application::relay::{End, Failed, Spares, Tools};
-use crate::infrastructure::http1::{Field, Found, Framing, MAX_HEADERS, Response, find};
+use crate::infrastructure::http1::{Found, Framing, Response, find, room};
 
 /// The longest head of a response, in bytes.
 const MAX_HEAD: usize = 64 << 10;
@@ -494,7 +494,7 @@ impl Exchange {
         asker: &mut impl Asker,
         to_client: &mut Out,
     ) -> Result<(), Turn> {
-        let mut fields: [Field<'_>; MAX_HEADERS] = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut fields = room();
         let asked = &mut self.asked;
         let read = Response::read(head, &mut fields, asked.to_head);
         let response = read.map_err(|bad| Turn::Nonsense(bad.why))?;

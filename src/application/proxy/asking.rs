@@ -248,10 +248,12 @@ impl Proxy {
         // Who was let in under one name must not have another's that asks for more.
         let terminator =
             snapshot.listener(whose.peer.listener).and_then(|rules| rules.tls.as_ref());
-        let is_same =
-            whose.peer.policy.as_ref().zip(terminator).is_none_or(|(policy, terminator)| {
-                terminator.asks_the_same(host, policy)
-            });
+        let is_same = whose
+            .peer
+            .policy
+            .as_ref()
+            .zip(terminator)
+            .is_none_or(|(policy, terminator)| terminator.asks_the_same(host, policy));
         if !is_same {
             let answer = Answer::new(421, "this host asks for another certificate of its clients");
             return refused(made, answer, Reason::UnknownHost);

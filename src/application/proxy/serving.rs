@@ -17,7 +17,7 @@ use crate::application::relay::{End, Relay};
 use crate::application::upstreams::Rested;
 use crate::domain::affinity::Key as AffinityKey;
 use crate::domain::time::Time;
-use crate::infrastructure::http1::{Field, Found, MAX_HEADERS, Request, find};
+use crate::infrastructure::http1::{Found, Request, find, room};
 use crate::infrastructure::http2::PREFACE;
 use crate::infrastructure::reactor::Event;
 use crate::infrastructure::slab::Key;
@@ -287,8 +287,7 @@ impl Proxy {
                         *looked = 0;
                         taken += 1;
                         let mut arrived = std::mem::take(held);
-                        let mut fields: [Field<'_>; MAX_HEADERS] =
-                            [httparse::EMPTY_HEADER; MAX_HEADERS];
+                        let mut fields = room();
                         match Request::read(&arrived[..length], &mut fields) {
                             Ok(request) => {
                                 let call = self.ask(&whose, client, &request, own, now);

@@ -1,5 +1,7 @@
 //! A request's head.
 
+use std::mem::MaybeUninit;
+
 use super::{Bad, Field, Framing, elements, framing};
 
 /// What is asked for (RFC 9112, 3.2).
@@ -58,13 +60,13 @@ impl Version {
 }
 
 impl<'h, 'b> Request<'h, 'b> {
-    /// Reads a head that is whole.
+    /// Reads a head that [`find`](super::find) has found.
     ///
     /// # Errors
     /// What is wrong with it, or could be understood in two ways.
-    pub fn read(head: &'b [u8], fields: &'h mut [Field<'b>]) -> Result<Self, Bad> {
-        let mut parsed = httparse::Request::new(fields);
-        let (method, target, minor) = match parsed.parse(head) {
+    pub fn read(head: &'b [u8], fields: &'h mut [MaybeUninit<Field<'b>>]) -> Result<Self, Bad> {
+        let mut parsed = httparse::Request::new(&mut []);
+        let (method, target, minor) = match parsed.parse_with_uninit_headers(head, fields) {
             Ok(httparse::Status::Complete(length)) if length == head.len() => {
                 (parsed.method, parsed.path, parsed.version)
             }
@@ -82,9 +84,6 @@ impl<'h, 'b> Request<'h, 'b> {
         };
         let is_11 = minor == 1;
         let version = if is_11 { Version::Http11 } else { Version::Http10 };
-        if fields.iter().any(|field| field.value.iter().any(|byte| *byte == 0)) {
-            return Err(Bad::request("a zero in a field"));
-        }
         if method == "CONNECT" {
             // Its target is no path.
             return Err(Bad::with(405, "CONNECT is not for this server"));

@@ -1,5 +1,7 @@
 //! A response's head.
 
+use std::mem::MaybeUninit;
+
 use super::{Bad, Field, Framing, elements, framing};
 
 /// A response.
@@ -24,13 +26,19 @@ impl<'h, 'b> Response<'h, 'b> {
         self.fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|f| f.value)
     }
 
-    /// Reads a head that is whole, of the answer to a request: one for a HEAD has no body.
+    /// Reads a head that [`find`](super::find) has found, of the answer to a request: one for a HEAD has no body.
     ///
     /// # Errors
     /// What is wrong with it, or could be understood in two ways.
-    pub fn read(head: &'b [u8], fields: &'h mut [Field<'b>], to_head: bool) -> Result<Self, Bad> {
-        let mut parsed = httparse::Response::new(fields);
-        let (status, reason, minor) = match parsed.parse(head) {
+    pub fn read(
+        head: &'b [u8],
+        fields: &'h mut [MaybeUninit<Field<'b>>],
+        to_head: bool,
+    ) -> Result<Self, Bad> {
+        let mut parsed = httparse::Response::new(&mut []);
+        let (status, reason, minor) = match httparse::ParserConfig::default()
+            .parse_response_with_uninit_headers(&mut parsed, head, fields)
+        {
             Ok(httparse::Status::Complete(length)) if length == head.len() => {
                 (parsed.code, parsed.reason, parsed.version)
             }

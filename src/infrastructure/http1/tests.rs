@@ -6,7 +6,7 @@ fn request(text: &str) -> Result<(String, Framing, bool), (u16, &'static str)> {
         Found::Bad(Bad { status, why }) => return Err((status, why)),
         Found::More(_) => return Err((0, "more")),
     };
-    let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut fields = room();
     let read = Request::read(head, &mut fields).map_err(|bad| (bad.status, bad.why))?;
     Ok((read.authority.unwrap_or("-").to_owned(), read.framing, read.keeps_alive))
 }
