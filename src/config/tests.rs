@@ -316,10 +316,8 @@ fn asking_for_what_is_not_in_this_version_is_noted_and_not_asking_is_not() {
     let loud = env(&[("EDGEPROXY_API_ENABLED", "1")]);
     assert_eq!(
         loud.loaded().notices,
-        [
-            "EDGEPROXY_API_ENABLED=true: the control API is not in this version; \
-             nothing listens on the API address",
-        ]
+        ["EDGEPROXY_API_ENABLED=true: the control API is not in this version; \
+             nothing listens on the API address",]
     );
 }
 

@@ -2,7 +2,7 @@
 //! the next must know.
 
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::infrastructure::http1::{Field, Framing, Request, Response, Target, Version, elements};
 
@@ -62,6 +62,8 @@ pub struct About {
     pub secured: bool,
     /// Whether it is believed what it says of who asked before it.
     pub trusted: bool,
+    /// Who is asked where the client does not say it: where it went.
+    pub named: Option<SocketAddr>,
     /// By which the request is known (W3C Trace Context: 16 bytes, not all zero), and whether it says so
     /// itself.
     pub trace: ([u8; 16], bool),
@@ -91,8 +93,13 @@ pub fn request_head(request: &Request<'_, '_>, about: &About, out: &mut Vec<u8>)
         Target::Asterisk => "*",
     };
     line(out, &[request.method.as_bytes(), b" ", path.as_bytes(), b" HTTP/1.1"]);
-    if let Some(authority) = request.authority {
-        field(out, "host", &[authority.as_bytes()]);
+    match (request.authority, about.named) {
+        (Some(authority), _) => field(out, "host", &[authority.as_bytes()]),
+        // HTTP/1.1 cannot do without.
+        (None, Some(named)) => {
+            let _ = write!(out, "host: {named}\r\n");
+        }
+        (None, None) => field(out, "host", &[]),
     }
     for sent in end_to_end(request.fields) {
         let is = |name: &&str| sent.name.eq_ignore_ascii_case(name);

@@ -20,7 +20,10 @@ fn a_listener_has_addresses_and_may_have_an_app() {
     assert_eq!(config.listeners[0].app, None);
     assert_eq!(config.listeners[1].addr.len(), 2);
     assert_eq!(config.listeners[1].app.as_ref().unwrap().as_str(), "db");
-    assert_eq!(config.listeners.iter().map(|l| l.mode).collect::<Vec<_>>(), [None, Some(Mode::Http)]);
+    assert_eq!(
+        config.listeners.iter().map(|l| l.mode).collect::<Vec<_>>(),
+        [None, Some(Mode::Http)]
+    );
     assert_eq!(config.notices, [""; 0]);
 }
 
