@@ -575,6 +575,7 @@ impl Proxy {
         self.count(&mut having);
         let Having { exchange, mut routed, table, preamble, tries, .. } = *having;
         let keeps = exchange.asked.keeps && exchange.asked.up.is_over();
+        call.heard = exchange.asked.up.is_over();
         call.made.tries += tries;
         call.made.tried = Some(Arc::clone(routed.slot.upstream()));
         call.made.moved = (call.made.moved.0 + exchange.sent, call.made.moved.1);
@@ -645,6 +646,7 @@ impl Proxy {
                 call.made.tries += having.tries;
                 call.made.tried = Some(Arc::clone(having.routed.slot.upstream()));
                 call.made.moved.0 += having.exchange.sent;
+                call.heard = having.exchange.asked.up.is_over();
                 if !is_clients {
                     self.blame(&mut having.routed, now);
                 }

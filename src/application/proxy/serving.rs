@@ -30,6 +30,9 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How long a client is left that has just been answered when idle ones are closed in a drain.
 const JUST_NOW: Duration = Duration::from_secs(1);
 
+/// Requests that one client makes, or reads of what is behind its last, before others have their turn.
+const TURN: u32 = 16;
+
 /// When nothing is looked at.
 const FAR_OFF: Time = Time::from_nanos(u64::MAX);
 
@@ -200,6 +203,7 @@ impl Proxy {
 
     /// Goes on as far as it goes without waiting.
     pub(super) fn go_on(&mut self, id: Key, mut connection: Box<Connection>, now: Time) {
+        let mut taken = 0;
         loop {
             let Stage::Serving(serving) = &mut connection.stage else { return };
             if matches!(serving.phase, Phase::Streams(_)) {
@@ -209,6 +213,12 @@ impl Proxy {
                 &mut **serving;
             let whose = whose!(id, connection, peer);
             let ends = match phase {
+                Phase::Awaits | Phase::Lingers if taken == TURN => {
+                    if !std::mem::replace(queued, true) {
+                        self.unfinished.push(id);
+                    }
+                    break;
+                }
                 Phase::Calls(call) => {
                     match self.turn_call(&whose, call, client, held, own, now) {
                         Came::Waits => break,
@@ -274,6 +284,7 @@ impl Proxy {
                     }
                     Found::Whole(length) => {
                         *looked = 0;
+                        taken += 1;
                         let mut arrived = std::mem::take(held);
                         let mut fields: [Field<'_>; MAX_HEADERS] =
                             [httparse::EMPTY_HEADER; MAX_HEADERS];
@@ -317,7 +328,10 @@ impl Proxy {
                     held.clear();
                     match client.flush().map(|_| read(client, held, &mut self.tools)) {
                         Ok(Ok(Arrived::Nothing)) => break,
-                        Ok(Ok(Arrived::More)) => continue,
+                        Ok(Ok(Arrived::More)) => {
+                            taken += 1;
+                            continue;
+                        }
                         Ok(Ok(Arrived::End) | Err(_)) | Err(_) => Some(Reason::BackendClosed),
                     }
                 }

@@ -160,7 +160,11 @@ fn held(name: &'static str) -> (Origin, std::sync::mpsc::Sender<()>) {
 #[test]
 fn a_hard_limit_counts_requests_under_way_and_not_connections() {
     let (origin, lets_go) = held("a");
-    let edge = site().backend(Row::new("a", origin.addr()).hard_limit(2)).start();
+    // One worker takes one after the other: whoever has been answered has no place any more.
+    let edge = site()
+        .env("EDGEPROXY_WORKERS", "1")
+        .backend(Row::new("a", origin.addr()).hard_limit(2))
+        .start();
     // Connections that have nothing under way take no place.
     let mut idle: Vec<Asking> = (0..10).map(|_| Asking::to(&edge)).collect();
     for client in &mut idle {

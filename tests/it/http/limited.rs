@@ -1,5 +1,6 @@
 //! Clients that ask too often, and backends that fail.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::peers::{Asking, Origin, Then, before, get, ok, once, request, says, site};
@@ -140,10 +141,9 @@ fn a_breaker_does_not_open_for_answers_that_are_the_requests_own_fault_or_an_app
 
 #[test]
 fn a_breaker_that_opened_closes_again_when_requests_are_answered() {
-    let fails: &'static std::sync::atomic::AtomicBool =
-        Box::leak(Box::new(std::sync::atomic::AtomicBool::new(true)));
+    let fails: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(true)));
     let origin = Origin::new(move |_, reader| {
-        if fails.load(std::sync::atomic::Ordering::SeqCst) {
+        if fails.load(Ordering::SeqCst) {
             return Then::Closes;
         }
         says(reader, ok("a"))
@@ -162,7 +162,7 @@ fn a_breaker_that_opened_closes_again_when_requests_are_answered() {
         client.get("/");
         (origin.seen().len() >= 2).then_some(())
     });
-    fails.store(false, std::sync::atomic::Ordering::SeqCst);
+    fails.store(false, Ordering::SeqCst);
     eventually("it serves again", || {
         let answer = client.get("/");
         assert_eq!(answer.status(), 200);
@@ -201,10 +201,9 @@ fn a_client_that_goes_away_is_no_failure_of_its_backends() {
 
 #[test]
 fn an_unhealthy_backend_gets_no_requests_on_connections_that_are_open() {
-    let healthy: &'static std::sync::atomic::AtomicBool =
-        Box::leak(Box::new(std::sync::atomic::AtomicBool::new(true)));
+    let healthy: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(true)));
     let sick = Origin::new(move |seen, reader| {
-        let ok_now = healthy.load(std::sync::atomic::Ordering::SeqCst);
+        let ok_now = healthy.load(Ordering::SeqCst);
         if seen.message.path() == "/health" && !ok_now {
             return says(reader, "HTTP/1.1 500 -\r\nContent-Length: 0\r\n\r\n");
         }
@@ -222,11 +221,53 @@ fn an_unhealthy_backend_gets_no_requests_on_connections_that_are_open() {
         .start();
     let mut client = Asking::to(&edge);
     eventually("both serve", || (client.get("/").text() == "sick").then_some(()));
-    healthy.store(false, std::sync::atomic::Ordering::SeqCst);
+    healthy.store(false, Ordering::SeqCst);
     edge.wait_for_log("unhealthy");
     for _ in 0..50 {
         assert_eq!(client.get("/").text(), "well");
     }
-    healthy.store(true, std::sync::atomic::Ordering::SeqCst);
+    healthy.store(true, Ordering::SeqCst);
     eventually("it is back", || (client.get("/").text() == "sick").then_some(()));
+}
+
+#[test]
+fn who_asks_without_end_in_one_piece_does_not_keep_others_waiting() {
+    let origin = Origin::named("a");
+    // Each of those is answered at once, without a backend.
+    let edge = limited(&origin, "1")
+        .env("EDGEPROXY_RATE_LIMIT_EXEMPT", "127.0.0.2")
+        .env("EDGEPROXY_WORKERS", "1")
+        .start();
+    let ends = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let client = Asking::to(&edge);
+                let mut reading = client.stream.try_clone().unwrap();
+                let reader = scope.spawn(move || {
+                    let mut bytes = [0; 1 << 12];
+                    while std::io::Read::read(&mut reading, &mut bytes).is_ok_and(|read| read > 0) {
+                    }
+                });
+                let flood = get("/").repeat(1_000);
+                let mut writing = &client.stream;
+                while !ends.load(Ordering::SeqCst) {
+                    if std::io::Write::write_all(&mut writing, flood.as_bytes()).is_err() {
+                        break;
+                    }
+                }
+                let _ = client.stream.shutdown(std::net::Shutdown::Both);
+                reader.join().unwrap();
+            });
+        }
+        let mut good = Asking::from("127.0.0.2", &edge);
+        let mut longest = Duration::ZERO;
+        for _ in 0..30 {
+            let begun = std::time::Instant::now();
+            assert_eq!(good.get("/").status(), 200);
+            longest = longest.max(begun.elapsed());
+        }
+        ends.store(true, Ordering::SeqCst);
+        assert!(longest < Duration::from_millis(500), "{longest:?}");
+    });
 }

@@ -165,3 +165,32 @@ fn methods_that_are_not_for_an_edge_are_refused() {
     assert!(origin.seen().is_empty());
     assert_eq!(once(&edge, &get("/")).status(), 200);
 }
+
+#[test]
+fn who_is_answered_in_the_midst_of_a_request_may_say_the_rest_of_it() {
+    // A close while bytes are on their way would be a reset, which may overtake the answer.
+    let origin = Origin::named("a");
+    let edge = before(&origin)
+        .env("EDGEPROXY_RATE_LIMIT_ENABLED", "true")
+        .env("EDGEPROXY_RATE_LIMIT_MAX_REQUESTS", "1")
+        .env("EDGEPROXY_RATE_LIMIT_WINDOW_SECS", "60")
+        .env("EDGEPROXY_RATE_LIMIT_BURST", "1")
+        .start();
+    once(&edge, &get("/"));
+    for head in [
+        request("POST", "/", "Content-Length: 5000000\r\n"),
+        request("POST", "/", "Transfer-Encoding: chunked\r\n"),
+        "POST / HTTP/1.1\r\nHost: web\r\nHost: web\r\n\r\n".to_owned(),
+        "nonsense\n\n".to_owned(),
+    ] {
+        let mut client = Asking::to(&edge);
+        client.say(&head);
+        let answer = client.answer("POST").unwrap();
+        assert!(matches!(answer.status(), 400 | 429), "{answer:?}");
+        for _ in 0..100 {
+            client.say([b'x'; 4096]);
+        }
+        client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        client.ends();
+    }
+}

@@ -185,14 +185,14 @@ fn what_goes_before_an_answer_is_passed_on_to_who_understands_it() {
 
 #[test]
 fn who_waits_to_be_told_to_go_on_is_told_by_the_backend() {
-    let origin = Origin::of_heads(|seen, reader| match seen.message.path() {
-        "/no" => says(reader, "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"),
-        _ => {
-            assert_eq!(seen.message.field("expect"), Some("100-continue"));
-            says(reader, "HTTP/1.1 100 Continue\r\n\r\n");
-            let body = reader.exactly(5).unwrap();
-            says(reader, ok(&String::from_utf8(body).unwrap()))
+    let origin = Origin::of_heads(|seen, reader| {
+        if seen.message.path() == "/no" {
+            return says(reader, "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno");
         }
+        assert_eq!(seen.message.field("expect"), Some("100-continue"));
+        says(reader, "HTTP/1.1 100 Continue\r\n\r\n");
+        let body = reader.exactly(5).unwrap();
+        says(reader, ok(&String::from_utf8(body).unwrap()))
     });
     let edge = before(&origin).start();
     let fields = "Content-Length: 5\r\nExpect: 100-continue\r\n";
@@ -254,7 +254,9 @@ fn a_backend_that_answers_before_it_has_heard_everything_is_heard() {
         let mut client = Asking::to(&edge);
         client.say(request("POST", "/", "Content-Length: 1000000\r\n"));
         let _ = std::io::Write::write_all(&mut client.stream, &vec![b'x'; 200_000]);
-        let answer = client.answer("POST").unwrap();
+        let answer = client
+            .answer("POST")
+            .unwrap_or_else(|error| panic!("{error}: {:#?}", edge.access_of_addr(client.addr())));
         assert_eq!((answer.status(), &*answer.text()), (413, "big"));
         assert_eq!(answer.field("connection"), Some("close"));
     }

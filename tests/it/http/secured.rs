@@ -85,8 +85,10 @@ fn before_tls(site: Site, pki: &Pki, origin: &Origin) -> (Edge, crate::support::
         let mut tls = Reader::new(rustls::StreamOwned::new(conn, stream));
         let mut plain = Asking::at("127.0.0.1", inner);
         while let Ok(asked) = tls.head() {
-            let fields: String =
-                asked.fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            let mut fields = String::new();
+            for (name, value) in &asked.fields {
+                fields = format!("{fields}{name}: {value}\r\n");
+            }
             let answer = plain.ask(&format!("{}\r\n{fields}\r\n", asked.line));
             if tls.stream.write_all(ok(&answer.text()).as_bytes()).is_err() {
                 return;

@@ -10,7 +10,7 @@ use crate::support::{Edge, eventually, noise};
 
 const MIB: usize = 1 << 20;
 /// What is sent: many times what may be held. More with `EDGEPROXY_TEST_STREAM_MIB`.
-const LENGTH_MIB: usize = 200;
+const LENGTH_MIB: usize = 100;
 /// What the process may have more than before: its buffers, and what an allocator keeps back.
 const SLACK_KIB: u64 = 4 << 10;
 const PIECE: usize = 256 << 10;
@@ -226,8 +226,8 @@ impl Write for Counting<'_> {
 }
 
 #[test]
-fn tiny_chunks_by_the_million_are_passed_on_whole() {
-    const CHUNKS: usize = 300_000;
+fn tiny_chunks_by_the_hundred_thousand_are_passed_on_whole() {
+    const CHUNKS: usize = 100_000;
     let origin = Origin::of_heads(|seen, reader| {
         let mut message = seen.message.clone();
         reader.chunks(&mut message).unwrap();
