@@ -1,7 +1,8 @@
 //! Heads, rewritten for the other side: without what is for one hop only (RFC 9110, 7.6.1), with what
 //! the next must know.
 
-use std::net::IpAddr;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use crate::infrastructure::http1::{Field, Framing, Request, Response, Target, Version, elements};
@@ -63,6 +64,8 @@ pub struct About {
     pub secured: bool,
     /// Whether it is believed what it says of who asked before it.
     pub trusted: bool,
+    /// Who is asked where the client does not say it: where it went.
+    pub named: Option<SocketAddr>,
     /// By which the request is known (W3C Trace Context: 16 bytes, not all zero), and whether it says so
     /// itself.
     pub trace: ([u8; 16], bool),
@@ -107,9 +110,18 @@ pub fn request_line(request: &Request<'_, '_>, out: &mut Vec<u8>) -> (Range<usiz
 
 /// Writes the rest of it.
 pub fn request_head(request: &Request<'_, '_>, about: &About, out: &mut Vec<u8>) {
+    match (request.authority, about.named) {
+        (Some(_), _) => {}
+        // HTTP/1.1 cannot do without.
+        (None, Some(named)) => {
+            // Writing to memory cannot fail.
+            let _ = write!(out, "host: {named}\r\n");
+        }
+        (None, None) => field(out, "host", &[]),
+    }
     for sent in end_to_end(request.fields) {
         let is = |name: &&str| sent.name.eq_ignore_ascii_case(name);
-        let is_said = is(&"host") || ABOUT_CLIENTS.iter().any(|name| is(&name));
+        let is_said = is(&"host") || is_about_clients(sent.name);
         // A trace that is none, and what belongs to it.
         let is_lost = !about.trace.1 && (is(&"traceparent") || is(&"tracestate"));
         if !is_said && !is_lost {
@@ -252,6 +264,15 @@ pub fn end_to_end<'h, 'b>(fields: &'h [Field<'b>]) -> impl Iterator<Item = &'h F
         let is_needed = field.name.eq_ignore_ascii_case("host");
         !is_hop && (is_needed || !has_options || !named(field.name))
     })
+}
+
+/// Whether a field says who asks, with `_` for `-` as well: to many a backend both are the same (RFC 3875,
+/// 4.1.18).
+fn is_about_clients(name: &str) -> bool {
+    let is_same = |(a, b): (u8, u8)| a.eq_ignore_ascii_case(&b) || (a == b'_' && b == b'-');
+    let is =
+        |known: &&str| known.len() == name.len() && name.bytes().zip(known.bytes()).all(is_same);
+    ABOUT_CLIENTS.iter().any(is)
 }
 
 /// Whether a field may stand behind a body.

@@ -285,7 +285,9 @@ impl Proxy {
                 return refused(made, answer, reason);
             }
         };
+        let named = || relaying::went_to(whose.peer.destination, end);
         let about = About {
+            named: request.authority.map_or_else(named, |_| None),
             peer: whose.client.ip(),
             secured: end.tls().is_some(),
             trusted,

@@ -890,6 +890,18 @@ fn versions(corpus: &mut Corpus) {
         "GET / HTTP/1.0\r\nHost: web\r\nProxy-Connection: keep-alive\r\n\r\n",
         "GET / web none",
     );
+    // What HTTP/2 begins with, and goes on as HTTP/1.
+    for text in
+        ["PRI * HTTP/2.0\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\r", "PRI / HTTP/2.0\r\n\r\n"]
+    {
+        corpus.add(format!("{text:?}"), text, Expected::Refused(&[400, 505]));
+    }
+    corpus.bad("PRI of HTTP/1.1", line("PRI * HTTP/1.1"));
+    corpus.add(
+        "HTTP/2 behind HTTP/1",
+        format!("{}PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", get("")),
+        Expected::Then("GET / web none".into(), &[400, 505]),
+    );
     corpus.bad("something else", "SSH-2.0-OpenSSH_9.2\r\n\r\n");
     corpus.bad("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n".as_slice());
     corpus.bad("bytes", [0xff; 64].as_slice());

@@ -187,3 +187,14 @@ fn wherever_a_request_is_split_it_is_the_same() {
     let tried: Vec<Tried<'_>> = cases.iter().flat_map(split).collect();
     try_all(Site::new().env("EDGEPROXY_POOL_ENABLED", "true"), &tried);
 }
+
+#[test]
+fn who_names_no_host_asks_for_the_address_that_he_has_found() {
+    let backend = Recorder::new();
+    let site = Site::new().env("EDGEPROXY_MODE", "http").backend(Row::new("a", backend.addr()));
+    let edge = site.start();
+    let text = b"GET / HTTP/1.0\r\n\r\n";
+    let told = tell(edge.addr, address(0), text, Said::AtOnce, false);
+    let answers = answers(&told.bytes, &["GET"]).unwrap();
+    assert_eq!(answers[0].text(), format!("GET / {} none", edge.addr));
+}

@@ -87,7 +87,10 @@ pub fn request(bytes: &[u8]) -> Parsed {
 
 /// The same. Unless it must be `exact`, also of HTTP/1.0 and with other ways to write the same framing.
 fn request_of(bytes: &[u8], exact: bool) -> Parsed {
-    message(bytes, exact, |start, _| {
+    message(bytes, exact, |start, fields| {
+        if exact && fields.iter().filter(|(name, _)| name == "host").count() != 1 {
+            return Err(format!("not one Host: {fields:?}"));
+        }
         let words: Vec<&str> = start.split(' ').collect();
         match words[..] {
             [method, target, version]
