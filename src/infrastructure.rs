@@ -8,6 +8,7 @@ pub mod connection_pool;
 pub mod descriptors;
 pub mod health_checker;
 pub mod http1;
+pub mod http2;
 pub mod log_sink;
 pub mod meters;
 pub mod pipes;
@@ -16,6 +17,7 @@ pub mod rate_limiter;
 pub mod reactor;
 pub mod shutdown;
 pub mod slab;
+pub mod text;
 pub mod tls;
 
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerConfig};

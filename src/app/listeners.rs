@@ -130,8 +130,10 @@ impl Listening {
 
     /// Says what those that end TLS show their clients from now on.
     pub fn show(&mut self, certificates: &Certificates, settings: &Settings) {
+        let usual = ["h2", "http/1.1"].map(str::to_owned);
         let shown = |group: &Group| {
-            let protocols = group.alpn.as_ref().unwrap_or(&settings.tls_alpn).get();
+            let given = group.alpn.as_ref().unwrap_or(&settings.tls_alpn).get();
+            let protocols = if group.http && given.is_empty() { &usual[..] } else { given };
             let ends = group.tls == ListenerTls::Terminate;
             ends.then(|| certificates.terminator(protocols, settings.tls_strict_sni))
         };

@@ -3,7 +3,7 @@
 mod ended;
 
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::upstreams::Upstream;
 use crate::domain::balance::Tier;
 use crate::domain::time::civil_date;
 use crate::domain::{App, Country, Region};
+use crate::infrastructure::text::{push_hex, push_ip, push_number, push_padded};
 pub use ended::{Ended, Refused};
 
 macro_rules! reasons {
@@ -177,7 +178,7 @@ pub struct Requested<'r> {
     /// Of the answer; `None` = there was none.
     pub status: Option<u16>,
     /// By which the request is known: the trace of W3C Trace Context.
-    pub id: u128,
+    pub id: [u8; 16],
 }
 
 impl Record<'_> {
@@ -301,8 +302,12 @@ impl Line<'_> {
             // It cannot fail: it is text, and there is memory.
             Some(text) if self.json => drop(serde_json::to_writer(&mut *self.out, text)),
             Some(text) => {
+                let is_plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b'%';
+                if text.bytes().all(|byte| is_plain(&byte)) {
+                    return self.out.extend_from_slice(text.as_bytes());
+                }
                 for byte in text.bytes() {
-                    if byte.is_ascii_graphic() && byte != b'%' {
+                    if is_plain(&byte) {
                         self.out.push(byte);
                     } else {
                         let _ = write!(self.out, "%{byte:02X}");
@@ -320,11 +325,12 @@ impl Line<'_> {
         }
     }
 
-    fn hex(&mut self, key: &str, number: u128) {
+    fn hex(&mut self, key: &str, id: [u8; 16]) {
         self.key(key);
-        let quote = if self.json { "\"" } else { "" };
-        // Writing to memory cannot fail.
-        let _ = write!(self.out, "{quote}{number:032x}{quote}");
+        let quote: &[u8] = if self.json { b"\"" } else { b"" };
+        self.out.extend_from_slice(quote);
+        push_hex(self.out, &id);
+        self.out.extend_from_slice(quote);
     }
 
     fn millis(&mut self, key: &str, value: Option<Duration>) {
@@ -341,19 +347,11 @@ impl Line<'_> {
         if self.json {
             self.out.push(b'"');
         }
-        match peer.ip().to_canonical() {
-            IpAddr::V4(v4) => {
-                for (place, octet) in v4.octets().into_iter().enumerate() {
-                    if place > 0 {
-                        self.out.push(b'.');
-                    }
-                    push_number(self.out, u64::from(octet));
-                }
-            }
-            IpAddr::V6(v6) => {
-                let _ = write!(self.out, "[{v6}]");
-            }
-        }
+        let ip = peer.ip().to_canonical();
+        let (before, behind): (&[u8], &[u8]) = if ip.is_ipv6() { (b"[", b"]") } else { (b"", b"") };
+        self.out.extend_from_slice(before);
+        push_ip(self.out, ip);
+        self.out.extend_from_slice(behind);
         self.out.push(b':');
         push_number(self.out, u64::from(peer.port()));
         if self.json {
@@ -376,30 +374,6 @@ fn push_json(out: &mut Vec<u8>, text: &str) {
         out.push(byte);
     }
     out.push(b'"');
-}
-
-fn push_number(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0_u8; 20];
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b'0' + u8::try_from(number % 10).unwrap_or_default();
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[start..]);
-}
-
-/// The last `WIDTH` digits, zeros in front.
-fn push_padded<const WIDTH: usize>(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [b'0'; WIDTH];
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
-        number /= 10;
-    }
-    out.extend_from_slice(&digits);
 }
 
 /// RFC 3339 in UTC with milliseconds.

@@ -9,11 +9,12 @@ mod reusing;
 mod securing;
 mod serving;
 mod snapshot;
+mod streams;
 mod upkeep;
 mod warming;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ use crate::domain::time::Time;
 use crate::infrastructure::log_sink::LogWriter;
 use crate::infrastructure::meters::{Meters, Share};
 use crate::infrastructure::reactor::{Event, Interest, Reactor};
-use crate::infrastructure::slab::{Key, Slab};
+use crate::infrastructure::slab::{Key, KeyMap, Slab};
 use crate::infrastructure::{ConnectionGuard, ShutdownController};
 use arriving::Arriving;
 use relaying::Relaying;
@@ -77,13 +78,13 @@ pub struct Proxy {
     /// Clients' connections; those that arrive and warm ones have keys in it, too.
     connections: Slab<Connection>,
     /// Connections that have not said yet whom they are for.
-    arriving: HashMap<Key, Arriving>,
+    arriving: KeyMap<Arriving>,
     /// Their keys, and some of the past, in the order in which they came.
     in_order: VecDeque<Key>,
     /// Connections to backends that wait for a client.
-    warm: HashMap<Key, Warming>,
+    warm: KeyMap<Warming>,
     /// What each connection to a backend is for, in http mode.
-    legs: HashMap<Key, Leg>,
+    legs: KeyMap<Leg>,
     no_warming_until: Time,
     number: usize,
     /// When dials are looked at again; those that are over are skipped.
@@ -187,10 +188,10 @@ impl Proxy {
             shared,
             reactor,
             connections: Slab::default(),
-            arriving: HashMap::new(),
+            arriving: KeyMap::default(),
             in_order: VecDeque::new(),
-            warm: HashMap::new(),
-            legs: HashMap::new(),
+            warm: KeyMap::default(),
+            legs: KeyMap::default(),
             no_warming_until: Time::ZERO,
             number,
             deadlines: BinaryHeap::new(),

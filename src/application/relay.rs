@@ -41,12 +41,38 @@ pub struct Tools {
     pub sealed: Vec<u8>,
     /// Spare pipes.
     pub pipes: Pipes,
+    /// Spare buffers.
+    pub spare: Spares,
+}
+
+/// Buffers that nobody uses now, so that who needs one for a moment need not ask the allocator.
+#[derive(Debug, Default)]
+pub struct Spares(Vec<Vec<u8>>);
+
+/// Most spare buffers, and the largest that is kept.
+const SPARES: usize = 32;
+const SPARE: usize = 16 << 10;
+
+impl Spares {
+    /// An empty one.
+    #[must_use]
+    pub fn take(&mut self) -> Vec<u8> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    /// Takes one back, whatever is in it.
+    pub fn give(&mut self, mut buffer: Vec<u8>) {
+        if (1..=SPARE).contains(&buffer.capacity()) && self.0.len() < SPARES {
+            buffer.clear();
+            self.0.push(buffer);
+        }
+    }
 }
 
 impl Default for Tools {
     fn default() -> Self {
-        let (plain, sealed) = (Vec::new(), Vec::new());
-        Self { scratch: vec![0; SCRATCH], plain, sealed, pipes: Pipes::default() }
+        let (plain, sealed, spare) = (Vec::new(), Vec::new(), Spares::default());
+        Self { scratch: vec![0; SCRATCH], plain, sealed, pipes: Pipes::default(), spare }
     }
 }
 

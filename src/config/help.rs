@@ -45,9 +45,10 @@ const PARTS: &str = r#"
 
 # What holds for one app. `spill` is how far from home its clients may be served: any, region or
 # country; beyond it they are refused. With such a table, name the app of the plain listener by
-# EDGEPROXY_APP instead of `app` above. `health` is how its backends are probed, where that differs
+# EDGEPROXY_APP instead of `app` above. `hosts` lead to it in http mode. `health` is how its backends are probed, where that differs
 # from `health_check` above: type, path, expected_status, host (what the request says for Host), port.
 #: [app.web]
+#: hosts = ["www.example.com", "*.web.example.com"]
 #: sni = ["www.example.com", "*.web.example.com"]
 #: spill = "region"
 #: affinity_ttl_secs = 3600

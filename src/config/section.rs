@@ -160,13 +160,6 @@ impl<'a> Section<'a> {
         let problem = format!("the name must be {BadName}");
         self.document.error(&self.span, format!("[{}]", self.name), problem)
     }
-
-    /// Notes that what `key` asks for is not in this version.
-    pub(super) fn notice(&self, key: &str, phrase: &str, report: &mut Report) {
-        let span = self.table.get(key).map_or(self.span.clone(), Spanned::span);
-        let place = self.document.place(&span);
-        report.notices.push(format!("{place}: {}.{key}: {phrase}", self.name));
-    }
 }
 
 fn parse<T: Value>(value: &Spanned<DeValue<'_>>, shape: Shape) -> Option<T> {

@@ -307,21 +307,17 @@ fn the_metrics_do_not_take_the_place_of_what_is_served_beside_them() {
 #[test]
 fn asking_for_what_is_not_in_this_version_is_noted_and_not_asking_is_not() {
     let quiet = env(&[
-        ("EDGEPROXY_MODE", "tcp"),
+        ("EDGEPROXY_MODE", "http"),
         ("EDGEPROXY_TLS_ENABLED", "no"),
         ("EDGEPROXY_STATE_DIR", "/state"),
         ("EDGEPROXY_API_TOKEN", "t"),
     ]);
     assert_eq!(quiet.loaded().notices, [""; 0]);
-    let loud = env(&[("EDGEPROXY_MODE", "http"), ("EDGEPROXY_API_ENABLED", "1")]);
+    let loud = env(&[("EDGEPROXY_API_ENABLED", "1")]);
     assert_eq!(
         loud.loaded().notices,
-        [
-            "EDGEPROXY_MODE=http: http mode is not in this version; \
-             bytes are carried as in tcp mode",
-            "EDGEPROXY_API_ENABLED=true: the control API is not in this version; \
-             nothing listens on the API address",
-        ]
+        ["EDGEPROXY_API_ENABLED=true: the control API is not in this version; \
+             nothing listens on the API address",]
     );
 }
 

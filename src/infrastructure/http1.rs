@@ -9,13 +9,21 @@ mod response;
 #[cfg(test)]
 mod tests;
 
+use std::mem::MaybeUninit;
+
 pub use body::{Chunks, Piece};
 pub use head::{Found, MAX_HEADERS, find};
-pub use request::{Request, Target};
+pub use request::{Request, Target, Version};
 pub use response::Response;
 
 /// One field of a head.
 pub use httparse::Header as Field;
+
+/// Room for the fields of a head.
+#[must_use]
+pub const fn room<'b>() -> [MaybeUninit<Field<'b>>; MAX_HEADERS] {
+    [const { MaybeUninit::uninit() }; MAX_HEADERS]
+}
 
 /// How the end of a body is known (RFC 9112, 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,8 @@
 //! A worker's open connections, by a key that is never valid for a later one.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
 use super::reactor::Token;
 
 /// Low bits of a token: which of a connection's sockets.
@@ -31,6 +34,34 @@ impl Key {
         (Self { place, generation }, token.0 as usize & ((1 << PART_BITS) - 1))
     }
 }
+
+/// Hashes keys, which nobody else chooses: by a multiplication that spreads their bits (Fibonacci
+/// hashing, Knuth).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(u64::from(number));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+/// What is known by keys.
+pub type KeyMap<T> = HashMap<Key, T, BuildHasherDefault<KeyHasher>>;
 
 /// Values by key. While a value is taken out, its place is kept for it.
 #[derive(Debug)]

@@ -1,6 +1,10 @@
 //! Http mode, as clients and backends see it.
 
+mod answers;
+mod corpus;
+mod differential;
 mod drain;
+mod framing;
 mod headers;
 mod hosts;
 mod keeping;
@@ -8,6 +12,7 @@ mod limited;
 mod own_answers;
 mod peers;
 mod programs;
+mod raw;
 mod requests;
 mod retries;
 mod secured;

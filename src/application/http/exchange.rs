@@ -1,13 +1,18 @@
 //! One request and its answer, between whoever asks and a backend: the pump of http mode.
 
+use bytes::Bytes;
 use rustix::io::Errno;
 
 use super::{Answer, Flow, Passed, Said, answer_head};
-use crate::application::relay::{End, Failed, Tools};
-use crate::infrastructure::http1::{Field, Found, Framing, MAX_HEADERS, Response, find};
+use crate::application::relay::{End, Failed, Spares, Tools};
+use crate::infrastructure::http1::{Found, Framing, Response, find, room};
 
 /// The longest head of a response, in bytes.
 const MAX_HEAD: usize = 64 << 10;
+/// So much to be sent is enough for once.
+const ENOUGH: usize = 32 << 10;
+/// The most answers that may go before the answer (status 100 to 199).
+const MAX_INTERIM: u32 = 100;
 /// Bytes moved for one request before others have their turn.
 const TURN: u64 = 1 << 20;
 
@@ -29,6 +34,17 @@ impl Out {
     #[must_use]
     pub fn left(&self) -> &[u8] {
         &self.bytes[self.from..]
+    }
+
+    /// Takes at most so much of it out.
+    pub fn take(&mut self, most: usize) -> Bytes {
+        if self.from == 0 && self.bytes.len() <= most {
+            return Bytes::from(std::mem::take(&mut self.bytes));
+        }
+        let length = self.left().len().min(most);
+        let taken = Bytes::copy_from_slice(&self.left()[..length]);
+        self.sent(length);
+        taken
     }
 
     /// Notes that so much of it has been sent.
@@ -80,12 +96,16 @@ pub trait Asker {
     /// When whoever asked is gone.
     fn read(&mut self, held: &mut Vec<u8>, tools: &mut Tools) -> Result<Arrived, Failed>;
 
-    /// Sends what can be sent of an answer; whether that was all. `last` when the connection ends
-    /// behind it.
+    /// Fields behind the body of a request that has come to its end, a line each.
+    fn trailers(&mut self) -> Vec<u8>;
+
+    /// Sends what can be sent of an answer; whether that was all. Whether the answer ends with it, and
+    /// the connection does then.
     ///
     /// # Errors
     /// When whoever asked is gone.
-    fn send(&mut self, out: &mut Out, last: bool, tools: &mut Tools) -> Result<bool, Errno>;
+    fn send(&mut self, out: &mut Out, ends: (bool, bool), tools: &mut Tools)
+    -> Result<bool, Errno>;
 
     /// Begins an answer, or has one go before it (status 100 to 199).
     ///
@@ -120,8 +140,17 @@ impl Asker for End {
         read(self, held, tools)
     }
 
-    fn send(&mut self, out: &mut Out, last: bool, tools: &mut Tools) -> Result<bool, Errno> {
-        out.flush(self, last, tools)
+    fn trailers(&mut self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn send(
+        &mut self,
+        out: &mut Out,
+        (_, closes): (bool, bool),
+        tools: &mut Tools,
+    ) -> Result<bool, Errno> {
+        out.flush(self, closes, tools)
     }
 
     fn begin(
@@ -151,8 +180,6 @@ impl Asker for End {
 /// What is known of a request when its answer comes.
 #[derive(Debug)]
 pub struct Asked {
-    /// What the backend gets of it before its body.
-    pub head: Vec<u8>,
     /// Its body.
     pub up: Flow,
     /// Whether the answer has no body.
@@ -172,13 +199,15 @@ pub struct Asked {
 pub struct Exchange {
     pub asked: Asked,
     pub backend: End,
-    /// The request once more, for when a connection that was used before turns out to be over.
-    again: Option<Vec<u8>>,
+    /// Whether the request may be made once more, when a connection that was used before turns out to be
+    /// over.
+    again: bool,
     used: bool,
     to_backend: Out,
     /// What has arrived from the backend and is not done with.
     held: Vec<u8>,
     looked: usize,
+    interim: u32,
     down: Option<Flow>,
     /// The status of the answer, once it has begun.
     pub status: Option<u16>,
@@ -220,23 +249,20 @@ pub enum Turn {
 }
 
 impl Exchange {
-    /// One whose backend has yet to be told of it. Its connection has had requests before, or not.
+    /// One whose backend has yet to be told of it: of `head` first. Its connection has had requests before,
+    /// or not.
     #[must_use]
-    pub fn new(mut asked: Asked, mut backend: End, reused: bool, preamble: Option<&[u8]>) -> Self {
-        let mut bytes = std::mem::take(&mut asked.head);
-        let again = (reused && asked.repeatable).then(|| bytes.clone());
-        if let Some(preamble) = preamble {
-            bytes.splice(..0, preamble.iter().copied());
-        }
+    pub fn new(asked: Asked, mut backend: End, reused: bool, head: Vec<u8>) -> Self {
         let held = backend.take_early();
         Self {
-            again,
+            again: reused && asked.repeatable,
             used: reused,
             asked,
             backend,
-            to_backend: Out { bytes, from: 0 },
+            to_backend: Out { bytes: head, from: 0 },
             held,
             looked: 0,
+            interim: 0,
             down: None,
             status: None,
             backend_keeps: false,
@@ -269,11 +295,18 @@ impl Exchange {
     /// The request, to be made once more on another connection: `None` when that must not be. It may
     /// when nothing of it has left, or when it is repeatable and the connection was used before.
     #[must_use]
-    pub fn take_again(mut self) -> Option<Asked> {
-        let nothing_left = self.to_backend.from == 0 && self.sent == 0 && self.used;
-        let unsent = nothing_left.then_some(self.to_backend.bytes).filter(|head| !head.is_empty());
-        self.asked.head = unsent.or(self.again)?;
-        Some(self.asked)
+    pub fn take_again(self) -> Option<Asked> {
+        let out = &self.to_backend;
+        let nothing_left = self.used && self.sent == 0 && out.from == 0 && !out.is_empty();
+        (nothing_left || self.again).then_some(self.asked)
+    }
+
+    /// Gives up what it holds, for others; the backend's connection is left.
+    #[must_use]
+    pub fn into_backend(self, spare: &mut Spares) -> End {
+        spare.give(self.held);
+        spare.give(self.to_backend.bytes);
+        self.backend
     }
 
     /// Whether the backend's connection has had requests before.
@@ -311,6 +344,8 @@ impl Exchange {
             if self.deaf {
                 return Ok(false);
             }
+            // Its beginning goes in one with what is in front of it.
+            self.pass_up(held)?;
             match self.to_backend.flush(&mut self.backend, false, tools) {
                 Ok(true) => {}
                 Ok(false) => return Ok(false),
@@ -320,20 +355,10 @@ impl Exchange {
                     return Ok(false);
                 }
             }
-            let up = &mut self.asked.up;
-            if up.is_over() {
+            if self.asked.up.is_over() {
                 // Who waits for an answer holds nothing.
-                self.to_backend = Out::default();
+                tools.spare.give(std::mem::take(&mut self.to_backend.bytes));
                 return Ok(false);
-            }
-            let before = self.to_backend.bytes.len();
-            let taken = up
-                .pass(held, &mut self.to_backend.bytes)
-                .map_err(|bad| Turn::BadBody(bad.status, bad.why))?;
-            self.sent += (self.to_backend.bytes.len() - before) as u64;
-            if taken > 0 {
-                held.drain(..taken);
-                continue;
             }
             if self.sent + self.received > most {
                 return Ok(true);
@@ -342,13 +367,29 @@ impl Exchange {
                 Ok(Arrived::More) => {}
                 Ok(Arrived::Nothing) => return Ok(false),
                 Ok(Arrived::End) => {
-                    if !self.asked.up.close(&mut self.to_backend.bytes) {
+                    let trailers = asker.trailers();
+                    if !self.asked.up.close_with(trailers, &mut self.to_backend.bytes) {
                         return Err(Turn::ClientGone);
                     }
                 }
                 Err(_) => return Err(Turn::ClientGone),
             }
         }
+    }
+
+    /// Passes on what has arrived of the body, unless there is enough to be sent.
+    fn pass_up(&mut self, held: &mut Vec<u8>) -> Result<(), Turn> {
+        while !self.asked.up.is_over() && self.to_backend.left().len() < ENOUGH {
+            let before = self.to_backend.bytes.len();
+            let passed = self.asked.up.pass(held, &mut self.to_backend.bytes);
+            let taken = passed.map_err(|bad| Turn::BadBody(bad.status, bad.why))?;
+            self.sent += (self.to_backend.bytes.len() - before) as u64;
+            if taken == 0 {
+                break;
+            }
+            held.drain(..taken);
+        }
+        Ok(())
     }
 
     fn pump_down(
@@ -359,12 +400,23 @@ impl Exchange {
         tools: &mut Tools,
     ) -> Result<Turn, Turn> {
         loop {
-            let is_over = self.down.as_ref().is_some_and(Flow::is_over);
-            let last = is_over && !self.asked.keeps;
-            match asker.send(to_client, last, tools) {
+            // The beginning of a body goes in one with its head.
+            while to_client.left().len() < ENOUGH
+                && !self.down.as_ref().is_some_and(Flow::is_over)
+                && self.status != Some(101)
+                && self.pass(asker, to_client, &mut tools.spare)?
+            {}
+            let upgrades = self.status == Some(101);
+            let is_over = !upgrades && self.down.as_ref().is_some_and(Flow::is_over);
+            let has_trailers = self.down.as_ref().is_some_and(|down| !down.trailers().is_empty());
+            let ends = (is_over && !has_trailers, is_over && !self.asked.keeps);
+            match asker.send(to_client, ends, tools) {
                 Ok(true) => {}
                 Ok(false) => return Ok(Turn::Waits),
                 Err(_) => return Err(Turn::ClientGone),
+            }
+            if upgrades {
+                return Ok(Turn::Upgraded);
             }
             if is_over {
                 if !self.ended {
@@ -373,19 +425,13 @@ impl Exchange {
                     asker.end(trailers).map_err(|_| Turn::ClientGone)?;
                     continue;
                 }
-                *to_client = Out::default();
+                tools.spare.give(std::mem::take(&mut to_client.bytes));
                 let up_is_over =
                     self.asked.up.is_over() && self.to_backend.is_empty() && !self.deaf;
                 return Ok(Turn::Over {
                     client: self.asked.keeps && self.asked.up.is_over(),
                     backend: self.backend_keeps && up_is_over && self.held.is_empty(),
                 });
-            }
-            if self.pass(asker, to_client)? {
-                if self.status == Some(101) {
-                    return Ok(Turn::Upgraded);
-                }
-                continue;
             }
             if !self.backend.is_readable() {
                 return Ok(Turn::Waits);
@@ -403,7 +449,12 @@ impl Exchange {
     }
 
     /// Passes on what has arrived of the answer; whether anything was.
-    fn pass(&mut self, asker: &mut impl Asker, to_client: &mut Out) -> Result<bool, Turn> {
+    fn pass(
+        &mut self,
+        asker: &mut impl Asker,
+        to_client: &mut Out,
+        spare: &mut Spares,
+    ) -> Result<bool, Turn> {
         if let Some(down) = &mut self.down {
             let before = to_client.bytes.len();
             let taken = down.pass(&self.held, &mut to_client.bytes).map_err(|_| Turn::BrokeOff)?;
@@ -412,14 +463,20 @@ impl Exchange {
             return Ok(taken > 0);
         }
         match find(&self.held, self.looked) {
-            Found::More(_) if self.held.len() > MAX_HEAD => Err(Turn::Nonsense("too long a head")),
+            // Also when all of it has come at once.
+            Found::More(length) | Found::Whole(length) if length > MAX_HEAD => {
+                Err(Turn::Nonsense("too long a head"))
+            }
             Found::More(looked) => {
                 self.looked = looked;
                 Ok(false)
             }
             Found::Bad(bad) => Err(Turn::Nonsense(bad.why)),
             Found::Whole(length) => {
-                self.again = None;
+                if to_client.bytes.capacity() == 0 {
+                    to_client.bytes = spare.take();
+                }
+                self.again = false;
                 self.looked = 0;
                 let mut held = std::mem::take(&mut self.held);
                 self.begin(&held[..length], asker, to_client)?;
@@ -437,11 +494,15 @@ impl Exchange {
         asker: &mut impl Asker,
         to_client: &mut Out,
     ) -> Result<(), Turn> {
-        let mut fields: [Field<'_>; MAX_HEADERS] = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut fields = room();
         let asked = &mut self.asked;
         let read = Response::read(head, &mut fields, asked.to_head);
         let response = read.map_err(|bad| Turn::Nonsense(bad.why))?;
         let upgrades = response.status == 101;
+        self.interim += u32::from(response.status < 200);
+        if self.interim > MAX_INTERIM {
+            return Err(Turn::Nonsense("answers that go before the answer, and no answer"));
+        }
         if upgrades && !asked.upgrades {
             return Err(Turn::Nonsense("a change of protocol that nobody asked for"));
         }
@@ -499,6 +560,9 @@ pub fn read(end: &mut End, held: &mut Vec<u8>, tools: &mut Tools) -> Result<Arri
         return Ok(Arrived::Nothing);
     }
     let Some(read) = end.read(tools)? else { return Ok(Arrived::Nothing) };
+    if held.capacity() == 0 {
+        *held = tools.spare.take();
+    }
     let bytes = if end.tls().is_some() { &tools.plain[..] } else { &tools.scratch[..read.bytes] };
     held.extend_from_slice(bytes);
     if read.ended && read.bytes > 0 {

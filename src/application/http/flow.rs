@@ -100,6 +100,12 @@ impl Flow {
         self.is_over()
     }
 
+    /// The same, with fields behind it, a line each.
+    pub fn close_with(&mut self, trailers: Vec<u8>, out: &mut Vec<u8>) -> bool {
+        self.trailers = trailers;
+        self.close(out)
+    }
+
     fn end(&mut self, out: &mut Vec<u8>) {
         if self.chunked {
             out.extend_from_slice(b"0\r\n");

@@ -2,9 +2,11 @@
 //! the next must know.
 
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 
-use crate::infrastructure::http1::{Field, Framing, Request, Response, Target, elements};
+use crate::infrastructure::http1::{Field, Framing, Request, Response, Target, Version, elements};
+use crate::infrastructure::text::{push_hex, push_ip, push_number};
 
 /// Our name in `Via`.
 const PSEUDONYM: &str = "edge-proxy";
@@ -62,13 +64,15 @@ pub struct About {
     pub secured: bool,
     /// Whether it is believed what it says of who asked before it.
     pub trusted: bool,
+    /// Who is asked where the client does not say it: where it went.
+    pub named: Option<SocketAddr>,
     /// By which the request is known (W3C Trace Context: 16 bytes, not all zero), and whether it says so
     /// itself.
     pub trace: ([u8; 16], bool),
     /// What the trace is begun with where there is none.
     pub parent: u64,
-    /// `HTTP/1.0` to `HTTP/2`, as in `Via`.
-    pub version: &'static str,
+    /// Of which version the request is.
+    pub version: Version,
 }
 
 /// What is passed on of a response.
@@ -84,19 +88,40 @@ pub struct Passed {
     pub upgrades: bool,
 }
 
-/// Writes the head that a backend gets.
-pub fn request_head(request: &Request<'_, '_>, about: &About, out: &mut Vec<u8>) {
+/// Writes the beginning of the head that a backend gets, and says where in it the path is, and the host
+/// if there is one. The method is before the path.
+pub fn request_line(request: &Request<'_, '_>, out: &mut Vec<u8>) -> (Range<usize>, Range<usize>) {
     let path = match request.target {
         Target::Origin(path) => path,
         Target::Asterisk => "*",
     };
-    line(out, &[request.method.as_bytes(), b" ", path.as_bytes(), b" HTTP/1.1"]);
-    if let Some(authority) = request.authority {
-        field(out, "host", &[authority.as_bytes()]);
+    out.extend_from_slice(request.method.as_bytes());
+    out.push(b' ');
+    let before = out.len();
+    out.extend_from_slice(path.as_bytes());
+    let path = before..out.len();
+    line(out, &[b" HTTP/1.1"]);
+    let Some(host) = request.authority else { return (path, 0..0) };
+    out.extend_from_slice(b"host: ");
+    let before = out.len();
+    line(out, &[host.as_bytes()]);
+    (path, before..before + host.len())
+}
+
+/// Writes the rest of it.
+pub fn request_head(request: &Request<'_, '_>, about: &About, out: &mut Vec<u8>) {
+    match (request.authority, about.named) {
+        (Some(_), _) => {}
+        // HTTP/1.1 cannot do without.
+        (None, Some(named)) => {
+            // Writing to memory cannot fail.
+            let _ = write!(out, "host: {named}\r\n");
+        }
+        (None, None) => field(out, "host", &[]),
     }
     for sent in end_to_end(request.fields) {
         let is = |name: &&str| sent.name.eq_ignore_ascii_case(name);
-        let is_said = is(&"host") || ABOUT_CLIENTS.iter().any(|name| is(&name));
+        let is_said = is(&"host") || is_about_clients(sent.name);
         // A trace that is none, and what belongs to it.
         let is_lost = !about.trace.1 && (is(&"traceparent") || is(&"tracestate"));
         if !is_said && !is_lost {
@@ -111,12 +136,19 @@ pub fn request_head(request: &Request<'_, '_>, about: &About, out: &mut Vec<u8>)
         field(out, "connection", &[b"te"]);
         field(out, "te", &[b"trailers"]);
     }
-    field(out, "via", &[about.version.as_bytes(), b" ", PSEUDONYM.as_bytes()]);
+    let version: &[u8] = match about.version {
+        Version::Http10 => b"1.0 ",
+        Version::Http11 => b"1.1 ",
+        Version::Http2 => b"2 ",
+    };
+    field(out, "via", &[version, PSEUDONYM.as_bytes()]);
     about_client(request, about, out);
     if !about.trace.1 {
-        let (trace, parent) = (u128::from_be_bytes(about.trace.0), about.parent);
-        // Writing to memory cannot fail.
-        let _ = write!(out, "traceparent: 00-{trace:032x}-{parent:016x}-00\r\n");
+        out.extend_from_slice(b"traceparent: 00-");
+        push_hex(out, &about.trace.0);
+        out.push(b'-');
+        push_hex(out, &about.parent.to_be_bytes());
+        line(out, &[b"-00"]);
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -138,7 +170,8 @@ fn about_client(request: &Request<'_, '_>, about: &About, out: &mut Vec<u8>) {
     let peer = about.peer.to_canonical();
     let proto: &str = if about.secured { "https" } else { "http" };
     open(out, "x-forwarded-for");
-    let _ = write!(out, "{peer}\r\n");
+    push_ip(out, peer);
+    out.extend_from_slice(b"\r\n");
     for name in ["x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"] {
         match (said(name).next(), name, request.authority) {
             (Some(value), _, _) => field(out, name, &[value]),
@@ -148,19 +181,27 @@ fn about_client(request: &Request<'_, '_>, about: &About, out: &mut Vec<u8>) {
         }
     }
     open(out, "forwarded");
-    let _ = match peer {
-        IpAddr::V4(v4) => write!(out, "for={v4};proto={proto}"),
-        IpAddr::V6(v6) => write!(out, "for=\"[{v6}]\";proto={proto}"),
-    };
+    let (before, behind): (&[u8], &[u8]) =
+        if peer.is_ipv6() { (b"for=\"[", b"]\"") } else { (b"for=", b"") };
+    out.extend_from_slice(before);
+    push_ip(out, peer);
+    out.extend_from_slice(behind);
+    out.extend_from_slice(b";proto=");
+    out.extend_from_slice(proto.as_bytes());
     if let Some(host) = request.authority {
-        let _ = write!(out, ";host=\"{host}\"");
+        out.extend_from_slice(b";host=\"");
+        out.extend_from_slice(host.as_bytes());
+        out.push(b'"');
     }
     out.extend_from_slice(b"\r\n");
 }
 
 /// Writes the head that a client gets.
 pub fn answer_head(response: &Response<'_, '_>, passed: Passed, out: &mut Vec<u8>) {
-    let _ = write!(out, "HTTP/1.1 {} {}\r\n", response.status, response.reason);
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_number(out, response.status.into());
+    out.push(b' ');
+    line(out, &[response.reason.as_bytes()]);
     for sent in end_to_end(response.fields) {
         field(out, sent.name, &[sent.value]);
     }
@@ -172,6 +213,7 @@ pub fn answer_head(response: &Response<'_, '_>, passed: Passed, out: &mut Vec<u8
         }
     } else if response.status >= 200 {
         match passed.framing {
+            Framing::None if response.status == 204 => {}
             // How long it would be, to a HEAD or where nothing has changed.
             Framing::None => {
                 for sent in response
@@ -198,7 +240,9 @@ fn framed(framing: Framing, out: &mut Vec<u8>) {
     match framing {
         Framing::None | Framing::UntilClose => {}
         Framing::Length(length) => {
-            let _ = write!(out, "content-length: {length}\r\n");
+            out.extend_from_slice(b"content-length: ");
+            push_number(out, length);
+            out.extend_from_slice(b"\r\n");
         }
         Framing::Chunked => field(out, "transfer-encoding", &[b"chunked"]),
     }
@@ -220,6 +264,15 @@ pub fn end_to_end<'h, 'b>(fields: &'h [Field<'b>]) -> impl Iterator<Item = &'h F
         let is_needed = field.name.eq_ignore_ascii_case("host");
         !is_hop && (is_needed || !has_options || !named(field.name))
     })
+}
+
+/// Whether a field says who asks, with `_` for `-` as well: to many a backend both are the same (RFC 3875,
+/// 4.1.18).
+fn is_about_clients(name: &str) -> bool {
+    let is_same = |(a, b): (u8, u8)| a.eq_ignore_ascii_case(&b) || (a == b'_' && b == b'-');
+    let is =
+        |known: &&str| known.len() == name.len() && name.bytes().zip(known.bytes()).all(is_same);
+    ABOUT_CLIENTS.iter().any(is)
 }
 
 /// Whether a field may stand behind a body.

@@ -2,6 +2,7 @@
 //! admission -> locate -> route -> connect -> relay -> account.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::{HttpRules, Proxy, Snapshot, connect, dial_tools, relaying, ticks};
 use crate::application::account::{Reason, Record, Requested};
 use crate::application::connect::{Connected, Dial, Greeting, Progress};
 use crate::application::http::{
-    About, Answer, Asked, Asker, Exchange, Flow, Out, Said, Turn, request_head,
+    About, Answer, Asked, Asker, Exchange, Flow, Out, Said, Turn, request_head, request_line,
 };
 use crate::application::locate::Location;
 use crate::application::relay::End;
@@ -20,13 +21,15 @@ use crate::domain::affinity::Key as AffinityKey;
 use crate::domain::balance::Origin;
 use crate::domain::cidr::CidrMap;
 use crate::domain::time::Time;
-use crate::infrastructure::http1::{Framing, Request, Target};
+use crate::infrastructure::http1::{Framing, Request, Version};
 use crate::infrastructure::reactor::{Event, Reactor};
 use crate::infrastructure::slab::Key;
 use crate::infrastructure::tls::Policy;
 
 /// How long a connection to a backend lives where the pool does not say.
 const LIFETIME: Duration = Duration::from_secs(300);
+/// The longest name of a host.
+const MAX_HOST: usize = 256;
 
 /// Whose request it is.
 #[derive(Clone, Copy)]
@@ -35,6 +38,7 @@ pub(super) struct Whose<'a> {
     pub id: Key,
     pub stream: u32,
     pub client: SocketAddr,
+    pub location: Location,
     pub name: Option<&'a str>,
     pub peer: &'a Peer,
 }
@@ -62,9 +66,13 @@ pub(super) struct Call {
     pub made: Made,
     pub to_client: Out,
     phase: Phase,
+    /// Whether all of it has come from its client, as far as that is known.
+    pub heard: bool,
     /// When what it waits for must have come, and when all of it must.
     pub until: Time,
     over_by: Option<Time>,
+    /// Why it is to come to its end at its next turn.
+    broken: Option<Reason>,
 }
 
 enum Phase {
@@ -104,18 +112,18 @@ pub(super) struct Having {
 
 /// What there is to tell of a request.
 pub(super) struct Made {
-    pub method: Box<str>,
-    pub path: Box<str>,
-    pub host: Option<Box<str>>,
-    pub version: &'static str,
+    /// What a backend gets of it before its body, once that is known; the method, the path and the host
+    /// in it are.
+    head: Vec<u8>,
+    path: Range<usize>,
+    host: Range<usize>,
+    pub version: Version,
     pub client: SocketAddr,
     pub location: Location,
     pub table: Option<Arc<AppTable>>,
     pub said: Said,
     pub began: Time,
     pub reason: Reason,
-    /// Whether its client may have more of it to say.
-    pub unheard: bool,
     key: AffinityKey,
     /// Whether it has been made once more already.
     again: bool,
@@ -144,7 +152,7 @@ impl Call {
     pub fn answered(made: Made, answer: Answer, reason: Reason, until: Time) -> Self {
         let made = Made { reason, ..made };
         let (to_client, phase, over_by) = (Out::default(), Phase::Answers(answer), None);
-        Self { made, to_client, phase, until, over_by }
+        Self { made, to_client, phase, heard: false, until, over_by, broken: None }
     }
 
     /// The number of the backend that has it.
@@ -159,6 +167,11 @@ impl Call {
     /// Gives up the backend.
     pub fn into_having(self) -> Option<(Made, Box<Having>)> {
         if let Phase::Has(having) = self.phase { Some((self.made, having)) } else { None }
+    }
+
+    /// Has it come to its end without an answer, or in the midst of one.
+    pub fn break_off(&mut self, reason: Reason) {
+        self.broken = Some(reason);
     }
 
     /// Has the reactor tell of the backend what is of use; whether it does.
@@ -183,6 +196,14 @@ impl Call {
 }
 
 impl Proxy {
+    /// What becomes of a request that could not be told from others.
+    pub(super) fn refusal(&mut self, client: SocketAddr, answer: Answer, now: Time) -> Call {
+        let made = Made::unknown(client, self.rng.u128(1..).to_be_bytes(), now);
+        let reason = if answer.status == 408 { Reason::RequestTimeout } else { Reason::BadRequest };
+        let until = now + self.shared.snapshot.load().http.body_timeout;
+        Call::answered(made, answer, reason, until)
+    }
+
     /// Takes up a request. `own` is the connection to a backend that is kept for this client alone.
     pub(super) fn ask(
         &mut self,
@@ -199,11 +220,13 @@ impl Proxy {
         let trusted = !rules.trusted.is_empty() && rules.trusted.get(whose.client.ip()).is_some();
         let client = if trusted { forwarded_for(request, &rules.trusted) } else { None };
         let client = client.map_or(whose.client, |ip| SocketAddr::new(ip, 0));
-        let mut made = Made::of(request, client, trace, now);
+        let mut made = Made::of(request, client, trace, self.tools.spare.take(), now);
         let keeps = request.keeps_alive && request.framing == Framing::None;
         let refused = |made: Made, answer: Answer, reason| {
-            let said = Said { keeps: keeps && answer.status != 400, ..made.said };
-            Call::answered(Made { said, ..made }, answer, reason, now + rules.body_timeout)
+            let said = Said { keeps: keeps && !matches!(answer.status, 400 | 405), ..made.said };
+            let call =
+                Call::answered(Made { said, ..made }, answer, reason, now + rules.body_timeout);
+            Call { heard: request.framing == Framing::None, ..call }
         };
         if let Some(wait) = snapshot.admission.limits(client.ip(), now) {
             let answer = Answer::new(429, "too many requests");
@@ -216,20 +239,26 @@ impl Proxy {
             let answer = Answer::new(405, "neither CONNECT nor TRACE is for this server");
             return refused(made, answer, Reason::BadRequest);
         }
-        made.location = snapshot.geo.locate(client.ip());
-        let host = request.authority.map(without_port);
+        made.location = match client == whose.client {
+            true => whose.location,
+            false => snapshot.geo.locate(client.ip()),
+        };
+        let mut buffer = [0; MAX_HOST];
+        let host = request.authority.and_then(|host| without_port(host, &mut buffer));
         // Who was let in under one name must not have another's that asks for more.
         let terminator =
             snapshot.listener(whose.peer.listener).and_then(|rules| rules.tls.as_ref());
-        let is_same =
-            whose.peer.policy.as_ref().zip(terminator).is_none_or(|(policy, terminator)| {
-                terminator.asks_the_same(host.as_deref(), policy)
-            });
+        let is_same = whose
+            .peer
+            .policy
+            .as_ref()
+            .zip(terminator)
+            .is_none_or(|(policy, terminator)| terminator.asks_the_same(host, policy));
         if !is_same {
             let answer = Answer::new(421, "this host asks for another certificate of its clients");
             return refused(made, answer, Reason::UnknownHost);
         }
-        let table = match snapshot.app_of(host.as_deref(), whose.peer.listener) {
+        let table = match snapshot.app_of(host, whose.peer.listener) {
             Some(Some(table)) => Arc::clone(table),
             Some(None) => {
                 let answer = Answer::new(503, "no backend serves this");
@@ -256,23 +285,28 @@ impl Proxy {
                 return refused(made, answer, reason);
             }
         };
+        let named = || relaying::went_to(whose.peer.destination, end);
         let about = About {
+            named: request.authority.map_or_else(named, |_| None),
             peer: whose.client.ip(),
             secured: end.tls().is_some(),
             trusted,
             trace: (trace, given.is_some()),
             parent: self.rng.u64(1..),
-            version: if request.is_11 { "1.1" } else { "1.0" },
+            version: request.version,
         };
-        let mut head = Vec::with_capacity(512);
-        request_head(request, &about, &mut head);
+        request_head(request, &about, &mut made.head);
+        let arrives = match request.framing {
+            // The frames say where it ends.
+            Framing::Chunked if request.version == Version::Http2 => Framing::UntilClose,
+            framing => framing,
+        };
         let asked = Asked {
-            head,
-            up: Flow::new(request.framing, request.framing),
+            up: Flow::new(arrives, request.framing),
             to_head: made.said.to_head,
             repeatable: request.framing == Framing::None && request.is_idempotent(),
             keeps: request.keeps_alive,
-            is_11: request.is_11,
+            is_11: request.version >= Version::Http11,
             upgrades: request.upgrade.is_some(),
         };
         let preamble = table.rules.header.map(|version| {
@@ -285,7 +319,9 @@ impl Proxy {
         let rested = self.take_rested(&routed, own, may_be_its, &snapshot, now);
         if let Some(Rested { id: leg, part, end, dies }) = rested {
             self.legs.insert(leg, Leg::Call { client: whose.id, stream: whose.stream });
-            let exchange = Exchange::new(asked, end, true, None);
+            let mut head = self.tools.spare.take();
+            head.extend_from_slice(&made.head);
+            let exchange = Exchange::new(asked, end, true, head);
             let (tries, moved, counted) = (1, 0, (0, 0));
             self.bind(&routed, &made, &table, now);
             let having = Having {
@@ -301,10 +337,18 @@ impl Proxy {
                 counted,
             };
             let phase = Phase::Has(Box::new(having));
-            return Call { made, to_client: Out::default(), phase, until, over_by };
+            return Call {
+                made,
+                to_client: Out::default(),
+                phase,
+                heard: false,
+                until,
+                over_by,
+                broken: None,
+            };
         }
         let (to_client, phase) = (Out::default(), Phase::Answered);
-        let mut call = Call { made, to_client, phase, until, over_by };
+        let mut call = Call { made, to_client, phase, heard: false, until, over_by, broken: None };
         self.dial_for(whose, &mut call, (asked, preamble), (table, origin, routed), &snapshot, now);
         call
     }
@@ -412,7 +456,10 @@ impl Proxy {
         // Where connections are secured it has been said before.
         let said = preamble.as_deref().filter(|_| !dial.is_secured());
         call.until = now + first_wait(&asked, &snapshot.http);
-        let exchange = Exchange::new(asked, end, false, said);
+        let mut head = self.tools.spare.take();
+        head.extend_from_slice(said.unwrap_or_default());
+        head.extend_from_slice(&call.made.head);
+        let exchange = Exchange::new(asked, end, false, head);
         let (part, dies, moved, counted) = (attempt + 1, now + lifetime, 0, (0, 0));
         let having =
             Having { exchange, leg, part, routed, table, tries, dies, preamble, moved, counted };
@@ -438,6 +485,9 @@ impl Proxy {
         own: &mut Option<(u64, Rested)>,
         now: Time,
     ) -> Came {
+        if let Some(reason) = call.broken {
+            return Came::Gone(reason);
+        }
         loop {
             match &mut call.phase {
                 Phase::Dials(_) => return Came::Waits,
@@ -452,7 +502,7 @@ impl Proxy {
                 }
                 Phase::Answered => {
                     let keeps = call.made.said.keeps;
-                    return match asker.send(&mut call.to_client, !keeps, &mut self.tools) {
+                    return match asker.send(&mut call.to_client, (true, !keeps), &mut self.tools) {
                         Ok(false) => Came::Waits,
                         Ok(true) if asker.end(&[]).is_ok() => Came::Over { keeps },
                         _ => Came::Gone(Reason::ClientReset),
@@ -488,6 +538,10 @@ impl Proxy {
                         Turn::More => return Came::More,
                         Turn::Upgraded => return Came::Upgraded,
                         Turn::ClientGone => return Came::Gone(Reason::ClientReset),
+                        // Another answer in the midst of the one that has begun would be a part of it.
+                        Turn::BadBody(..) if exchange.status.is_some() => {
+                            return Came::Gone(Reason::BadRequest);
+                        }
                         Turn::BrokeOff => return Came::Gone(Reason::BackendReset),
                         Turn::Over { client, backend } => {
                             self.answered(whose, call, backend, own, now);
@@ -516,8 +570,10 @@ impl Proxy {
         let phase = std::mem::replace(&mut call.phase, Phase::Answered);
         let Phase::Has(having) = phase else { return };
         let Having { exchange, leg, part, routed, dies, table, .. } = *having;
-        call.made.unheard = !exchange.asked.up.is_over();
-        let rested = Rested { id: leg, part, end: exchange.backend, dies };
+        call.heard = exchange.asked.up.is_over();
+        let end = exchange.into_backend(&mut self.tools.spare);
+        self.tools.spare.give(std::mem::take(&mut call.made.head));
+        let rested = Rested { id: leg, part, end, dies };
         if !backend_keeps {
             self.drop_leg(leg);
         } else if table.rules.header.is_some() && whose.client != call.made.client {
@@ -538,7 +594,7 @@ impl Proxy {
         self.count(&mut having);
         let Having { exchange, mut routed, table, preamble, tries, .. } = *having;
         let keeps = exchange.asked.keeps && exchange.asked.up.is_over();
-        call.made.unheard = !exchange.asked.up.is_over();
+        call.heard = exchange.asked.up.is_over();
         call.made.tries += tries;
         call.made.tried = Some(Arc::clone(routed.slot.upstream()));
         call.made.moved = (call.made.moved.0 + exchange.sent, call.made.moved.1);
@@ -609,7 +665,7 @@ impl Proxy {
                 call.made.tries += having.tries;
                 call.made.tried = Some(Arc::clone(having.routed.slot.upstream()));
                 call.made.moved.0 += having.exchange.sent;
-                call.made.unheard = !having.exchange.asked.up.is_over();
+                call.heard = having.exchange.asked.up.is_over();
                 if !is_clients {
                     self.blame(&mut having.routed, now);
                 }
@@ -692,12 +748,12 @@ impl Proxy {
         (record.sent, record.received) = made.moved;
         record.total = now.since(made.began);
         record.request = Some(Requested {
-            method: &made.method,
-            path: &made.path,
-            host: made.host.as_deref(),
-            version: made.version,
+            method: made.text(0..made.path.start.saturating_sub(1)).unwrap_or("-"),
+            path: made.text(made.path.clone()).unwrap_or("-"),
+            host: made.text(made.host.clone()),
+            version: made.version.as_str(),
             status,
-            id: u128::from_be_bytes(made.said.trace),
+            id: made.said.trace,
         });
         if made.reason != Reason::Served {
             self.ended.count_request(made.reason);
@@ -708,11 +764,14 @@ impl Proxy {
 }
 
 impl Made {
-    fn of(request: &Request<'_, '_>, client: SocketAddr, trace: [u8; 16], now: Time) -> Self {
-        let path = match request.target {
-            Target::Origin(path) => path,
-            Target::Asterisk => "*",
-        };
+    fn of(
+        request: &Request<'_, '_>,
+        client: SocketAddr,
+        trace: [u8; 16],
+        mut head: Vec<u8>,
+        now: Time,
+    ) -> Self {
+        let (path, host) = request_line(request, &mut head);
         let mut accepts =
             request.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("accept"));
         let is_json = |word: &[u8]| word.eq_ignore_ascii_case(b"json");
@@ -723,30 +782,34 @@ impl Made {
             keeps: request.keeps_alive && request.framing == Framing::None,
         };
         Self {
-            method: request.method.into(),
-            path: path.into(),
-            host: request.authority.map(Into::into),
-            version: if request.is_11 { "HTTP/1.1" } else { "HTTP/1.0" },
-            unheard: request.framing != Framing::None,
+            head,
+            path,
+            host,
+            version: request.version,
             said,
             ..Self::unknown(client, trace, now)
         }
     }
 
+    /// A part of the head.
+    fn text(&self, part: Range<usize>) -> Option<&str> {
+        let part = self.head.get(part).filter(|part| !part.is_empty())?;
+        str::from_utf8(part).ok()
+    }
+
     /// What there is to tell of one that could not be understood.
     pub fn unknown(client: SocketAddr, trace: [u8; 16], now: Time) -> Self {
         Self {
-            method: "-".into(),
-            path: "-".into(),
-            host: None,
-            version: "HTTP/1.1",
+            head: Vec::new(),
+            path: 0..0,
+            host: 0..0,
+            version: Version::Http11,
             client,
             location: Location::default(),
             table: None,
             said: Said { trace, json: false, to_head: false, keeps: false },
             began: now,
             reason: Reason::BadRequest,
-            unheard: true,
             key: (client.ip().into(), 0),
             again: false,
             tries: 0,
@@ -802,11 +865,16 @@ fn forwarded_for(request: &Request<'_, '_>, trusted: &CidrMap<()>) -> Option<IpA
     first
 }
 
-/// A host without its port, in lower case and without a dot at its end.
-fn without_port(authority: &str) -> String {
+/// A host without its port, in lower case and without a dot at its end; `None` when it is longer than any
+/// name can be.
+fn without_port<'b>(authority: &str, buffer: &'b mut [u8; MAX_HOST]) -> Option<&'b str> {
     let host = match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
         _ => authority,
     };
-    host.trim_end_matches('.').to_ascii_lowercase()
+    let host = host.strip_suffix('.').unwrap_or(host).as_bytes();
+    let name = buffer.get_mut(..host.len())?;
+    name.copy_from_slice(host);
+    name.make_ascii_lowercase();
+    str::from_utf8(name).ok()
 }

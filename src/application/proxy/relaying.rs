@@ -78,6 +78,12 @@ impl Relaying {
     }
 }
 
+/// Where a client wanted to go, by what a header said of that; else where it came.
+pub(super) fn went_to(destination: Option<SocketAddr>, end: &End) -> Option<SocketAddr> {
+    let own = || getsockname(end.socket()).ok().and_then(|own| own.try_into().ok());
+    destination.or_else(own)
+}
+
 /// What a backend is told of a client that wanted to go to `destination`; else to where it came.
 pub(super) fn header(
     version: Version,
@@ -86,8 +92,7 @@ pub(super) fn header(
     name: Option<&str>,
     end: &End,
 ) -> Box<[u8]> {
-    let own = || getsockname(end.socket()).ok().and_then(|own| own.try_into().ok());
-    let header = match destination.or_else(own) {
+    let header = match went_to(destination, end) {
         Some(destination) => Header::Proxied { source: client, destination },
         None => Header::Unknown,
     };

@@ -33,13 +33,22 @@ impl Proxy {
         now: Time,
     ) -> Option<Rested> {
         let upstream = routed.slot.upstream();
+        // What came between two requests would be taken for the answer to the next. It may be there
+        // before anybody has told of it.
         if let Some((number, rested)) = own.take() {
-            if number == upstream.number && now < rested.dies && may_be_its {
+            let is_right = number == upstream.number && may_be_its;
+            if is_right && now < rested.dies && rested.end.is_silent() {
                 return Some(rested);
             }
             self.drop_leg(rested.id);
         }
-        upstream.take_rested(snapshot.keeper(self.number)?, now)
+        loop {
+            let rested = upstream.take_rested(snapshot.keeper(self.number)?, now)?;
+            if rested.end.is_silent() {
+                return Some(rested);
+            }
+            self.drop_leg(rested.id);
+        }
     }
 
     /// Keeps a connection whose request has been answered: for anybody if it may be `shared`.

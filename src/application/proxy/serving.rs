@@ -5,9 +5,10 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::asking::{Call, Came, Having, Made, Peer, Shown, Whose};
+use super::asking::{Call, Came, Having, Peer, Shown, Whose};
 use super::relaying::Relaying;
 use super::reusing::Leg;
+use super::streams::Streams;
 use super::{CLIENT, Comer, Connection, Proxy, Snapshot, Stage, ticks};
 use crate::application::account::Reason;
 use crate::application::admission::Admitted;
@@ -16,7 +17,8 @@ use crate::application::relay::{End, Relay};
 use crate::application::upstreams::Rested;
 use crate::domain::affinity::Key as AffinityKey;
 use crate::domain::time::Time;
-use crate::infrastructure::http1::{Field, Found, MAX_HEADERS, Request, find};
+use crate::infrastructure::http1::{Found, Request, find, room};
+use crate::infrastructure::http2::PREFACE;
 use crate::infrastructure::reactor::Event;
 use crate::infrastructure::slab::Key;
 use crate::infrastructure::tls::Policy;
@@ -37,23 +39,27 @@ const FAR_OFF: Time = Time::from_nanos(u64::MAX);
 /// A client that makes requests.
 pub(super) struct Serving {
     pub client: End,
-    peer: Peer,
+    pub peer: Peer,
     /// What has arrived and is not done with.
-    held: Vec<u8>,
+    pub held: Vec<u8>,
     looked: usize,
-    phase: Phase,
+    /// Whether it may begin with the preface of HTTP/2.
+    is_new: bool,
+    pub phase: Phase,
     /// A connection to a backend that is kept for it alone.
     own: Option<(u64, Rested)>,
     /// When what is waited for must have come, and when that is looked at next.
-    until: Time,
+    pub until: Time,
     looks: Time,
     /// Whether it is among those with more to move.
     pub queued: bool,
 }
 
-enum Phase {
+pub(super) enum Phase {
     /// For a head.
     Awaits,
+    /// It speaks HTTP/2.
+    Streams(Box<Streams>),
     /// For the answer to a request.
     Calls(Box<Call>),
     /// The last has been said; what the client still says is read out.
@@ -61,9 +67,22 @@ enum Phase {
 }
 
 impl Serving {
-    /// The number of the backend that has a request of this client's.
-    pub fn backend(&self) -> Option<u64> {
-        if let Phase::Calls(call) = &self.phase { call.backend() } else { None }
+    /// Whether it has asked for nothing that has not been answered.
+    fn is_idle(&self) -> bool {
+        match &self.phase {
+            Phase::Awaits => self.held.is_empty(),
+            Phase::Streams(streams) => streams.is_idle(),
+            Phase::Calls(_) | Phase::Lingers => false,
+        }
+    }
+
+    /// Whether the backend with a number has a request of this client's.
+    pub fn has_backend(&self, number: u64) -> bool {
+        match &self.phase {
+            Phase::Calls(call) => call.backend() == Some(number),
+            Phase::Streams(streams) => streams.has_backend(number),
+            Phase::Awaits | Phase::Lingers => false,
+        }
     }
 }
 
@@ -74,6 +93,7 @@ macro_rules! whose {
             id: $id,
             stream: 0,
             client: $connection.client,
+            location: $connection.location,
             name: $connection.name.as_deref(),
             peer: $peer,
         }
@@ -120,6 +140,7 @@ impl Proxy {
             peer: Peer { listener, destination, shown, policy },
             held,
             looked: 0,
+            is_new: true,
             phase: Phase::Awaits,
             own: None,
             until,
@@ -170,7 +191,12 @@ impl Proxy {
             }
             return self.connections.put(id, connection);
         }
-        if let Phase::Calls(call) = &mut serving.phase {
+        let call = match (&mut serving.phase, self.legs.get(&leg)) {
+            (Phase::Calls(call), _) => Some(&mut **call),
+            (Phase::Streams(streams), Some(Leg::Call { stream, .. })) => streams.call(*stream),
+            _ => None,
+        };
+        if let Some(call) = call {
             self.call_event(call, (leg, part), event, now);
         }
         self.go_on(id, connection, now);
@@ -181,7 +207,10 @@ impl Proxy {
         let mut taken = 0;
         loop {
             let Stage::Serving(serving) = &mut connection.stage else { return };
-            let Serving { client, peer, held, looked, phase, own, until, queued, .. } =
+            if matches!(serving.phase, Phase::Streams(_)) {
+                return self.go_on_streams(id, connection, now);
+            }
+            let Serving { client, peer, held, looked, is_new, phase, own, until, queued, .. } =
                 &mut **serving;
             let whose = whose!(id, connection, peer);
             let ends = match phase {
@@ -201,6 +230,7 @@ impl Proxy {
                             break;
                         }
                         Came::Over { keeps: true } => {
+                            *is_new = false;
                             *phase = Phase::Awaits;
                             let has_begun = !held.is_empty();
                             *until = now
@@ -208,9 +238,9 @@ impl Proxy {
                             continue;
                         }
                         Came::Over { keeps: false } => {
-                            // What has arrived and was not read would turn the end into a reset.
-                            let is_all =
-                                held.is_empty() && !client.is_readable() && !call.made.unheard;
+                            // What arrives and is not read would turn the end into a reset, which
+                            // overtakes the answer: of who was refused more may follow.
+                            let is_all = held.is_empty() && !client.is_readable() && call.heard;
                             let _ = client.say_end(&mut self.tools.sealed);
                             if is_all && client.flush() == Ok(true) {
                                 Some(Reason::BackendClosed)
@@ -225,12 +255,30 @@ impl Proxy {
                         Came::Upgraded => return self.upgrade(id, connection, now),
                     }
                 }
+                Phase::Streams(_) => return,
+                Phase::Awaits if *is_new && held.len() >= PREFACE.len() => {
+                    *is_new = false;
+                    if held.starts_with(PREFACE) {
+                        *phase = Phase::Streams(Box::new(Streams::new(held)));
+                        *until = now + self.keep_alive();
+                    }
+                    continue;
+                }
+                Phase::Awaits if *is_new && !held.is_empty() && PREFACE.starts_with(held) => {
+                    match read(client, held, &mut self.tools) {
+                        Ok(Arrived::More) => continue,
+                        Ok(Arrived::Nothing) => break,
+                        Ok(Arrived::End) => Some(Reason::ClientClosed),
+                        Err(_) => Some(Reason::ClientReset),
+                    }
+                }
                 Phase::Awaits => match find(held, *looked) {
                     Found::Bad(bad) => {
                         self.refuse_request(&mut connection, Answer::new(bad.status, bad.why), now);
                         continue;
                     }
-                    Found::More(_) if held.len() > MAX_HEAD => {
+                    // Also when all of it has come at once.
+                    Found::More(length) | Found::Whole(length) if length > MAX_HEAD => {
                         let answer = Answer::new(400, "the head is longer than 64 KiB");
                         self.refuse_request(&mut connection, answer, now);
                         continue;
@@ -239,8 +287,7 @@ impl Proxy {
                         *looked = 0;
                         taken += 1;
                         let mut arrived = std::mem::take(held);
-                        let mut fields: [Field<'_>; MAX_HEADERS] =
-                            [httparse::EMPTY_HEADER; MAX_HEADERS];
+                        let mut fields = room();
                         match Request::read(&arrived[..length], &mut fields) {
                             Ok(request) => {
                                 let call = self.ask(&whose, client, &request, own, now);
@@ -268,7 +315,7 @@ impl Proxy {
                             Ok(Arrived::Nothing) => {
                                 if held.is_empty() {
                                     // Who is silent holds nothing.
-                                    *held = Vec::new();
+                                    self.tools.spare.give(std::mem::take(held));
                                 }
                                 break;
                             }
@@ -359,14 +406,9 @@ impl Proxy {
     /// Refuses what is no request that could be told from others: the connection ends.
     fn refuse_request(&mut self, connection: &mut Connection, answer: Answer, now: Time) {
         let client = connection.client;
+        let call = self.refusal(client, answer, now);
         let Stage::Serving(serving) = &mut connection.stage else { return };
-        let made = Made::unknown(client, self.rng.u128(1..).to_be_bytes(), now);
-        let reason = match answer.status {
-            408 => Reason::RequestTimeout,
-            _ => Reason::BadRequest,
-        };
-        let until = now + self.shared.snapshot.load().http.body_timeout;
-        serving.phase = Phase::Calls(Box::new(Call::answered(made, answer, reason, until)));
+        serving.phase = Phase::Calls(Box::new(call));
     }
 
     /// Looks at the time.
@@ -378,6 +420,11 @@ impl Proxy {
         match &mut serving.phase {
             Phase::Calls(call) => {
                 if let Some(Came::Gone(reason)) = self.call_time(call, now) {
+                    return self.leave(id, connection, reason, now);
+                }
+            }
+            Phase::Streams(streams) => {
+                if let Some(reason) = self.streams_time(streams, &mut serving.until, now) {
                     return self.leave(id, connection, reason, now);
                 }
             }
@@ -395,16 +442,23 @@ impl Proxy {
     }
 
     /// Puts it back, with what the reactor is to tell of it.
-    fn pause(&mut self, id: Key, mut connection: Box<Connection>, now: Time) {
+    pub(super) fn pause(&mut self, id: Key, mut connection: Box<Connection>, now: Time) {
         let Stage::Serving(serving) = &mut connection.stage else { return };
         let Serving { client, phase, until, .. } = &mut **serving;
         let mut fine = client.rewatch(true).is_none_or(|(socket, interest)| {
             self.reactor.rewatch(socket, id.token(CLIENT), interest).is_ok()
         });
         let mut until = *until;
-        if let Phase::Calls(call) = phase {
-            until = call.looks();
-            fine &= call.rewatch(&self.reactor);
+        match phase {
+            Phase::Calls(call) => {
+                until = call.looks();
+                fine &= call.rewatch(&self.reactor);
+            }
+            Phase::Streams(streams) => {
+                until = streams.looks(until);
+                fine &= streams.rewatch(&self.reactor);
+            }
+            Phase::Awaits | Phase::Lingers => {}
         }
         if !fine {
             return self.leave(id, connection, Reason::Internal, now);
@@ -420,8 +474,7 @@ impl Proxy {
     pub(super) fn drain_serving(&mut self, id: Key, span: Duration, now: Time) {
         let Some(mut connection) = self.connections.take(id) else { return };
         if let Stage::Serving(serving) = &mut connection.stage
-            && matches!(serving.phase, Phase::Awaits)
-            && serving.held.is_empty()
+            && serving.is_idle()
         {
             let part = span * self.rng.u32(..1_000) / 1_000;
             serving.until = serving.until.min(now + part.max(JUST_NOW));
@@ -445,9 +498,14 @@ impl Proxy {
             if let Some((_, own)) = serving.own.take() {
                 self.drop_leg(own.id);
             }
-            if let Phase::Calls(call) = phase {
-                breaks_off = call.having().is_some();
-                let whose = whose!(id, connection, &serving.peer);
+            let calls = match phase {
+                Phase::Calls(call) => vec![(0, call)],
+                Phase::Streams(mut streams) => streams.take_calls(),
+                Phase::Awaits | Phase::Lingers => Vec::new(),
+            };
+            for (stream, call) in calls {
+                breaks_off |= call.having().is_some();
+                let whose = Whose { stream, ..whose!(id, connection, &serving.peer) };
                 self.give_up(&whose, call, reason, now);
             }
         }

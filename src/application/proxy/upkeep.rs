@@ -93,7 +93,7 @@ impl Proxy {
                 Stage::Relaying(relaying) if relaying.slot.upstream().number == backend => {
                     self.end(id, connection, Reason::Killed, now);
                 }
-                Stage::Serving(serving) if serving.backend() == Some(backend) => {
+                Stage::Serving(serving) if serving.has_backend(backend) => {
                     self.end(id, connection, Reason::Killed, now);
                 }
                 _ => self.connections.put(id, connection),

@@ -135,6 +135,11 @@ impl End {
         self.writable
     }
 
+    /// Has nothing more be read.
+    pub const fn no_more(&mut self) {
+        self.readable = false;
+    }
+
     /// Has the end that was read be read once more, behind what came before it.
     pub const fn ends_again(&mut self) {
         self.readable = true;
@@ -154,6 +159,13 @@ impl End {
     #[must_use]
     pub const fn is_readable(&self) -> bool {
         self.readable
+    }
+
+    /// Whether nothing has come that was not read, not even its end, whatever has been told of it.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        let peek = || retry(|| recv(&self.socket, &mut [0; 1], RecvFlags::PEEK));
+        !self.readable && matches!(peek(), Err(Errno::AGAIN))
     }
 
     /// Whether the peer has sent its last byte.

@@ -117,8 +117,11 @@ fn trailers(bytes: &[u8], taken: usize) -> Result<(Piece<'_>, usize), Bad> {
         return Err(Bad::request("a field that begins with a space"));
     }
     match find(fields, 0) {
+        // Also when all of it has come at once.
+        Found::More(length) | Found::Whole(length) if length > MAX_TRAILERS => {
+            Err(Bad::request("too long trailers"))
+        }
         Found::Whole(length) => Ok((Piece::End(&fields[..length]), taken + 2 + length)),
-        Found::More(_) if fields.len() > MAX_TRAILERS => Err(Bad::request("too long trailers")),
         Found::More(_) => Ok((Piece::More, taken)),
         Found::Bad(bad) => Err(bad),
     }

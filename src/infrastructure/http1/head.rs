@@ -42,9 +42,20 @@ pub fn find(bytes: &[u8], from: usize) -> Found {
                 Some(_) => return Found::Bad(Bad::request("CR without LF")),
             },
             b'\n' => return Found::Bad(Bad::request("LF without CR")),
-            b'\t' | b' '..=b'~' | 0x80.. => at += 1,
+            b'\t' | b' '..=b'~' | 0x80.. => at += plain(&bytes[at..]),
             _ => return Found::Bad(Bad::request("a control character")),
         }
     }
     Found::More(at)
+}
+
+/// How many bytes at least are neither control characters nor the end of a line: looked at in blocks, which the
+/// compiler makes one comparison of.
+fn plain(bytes: &[u8]) -> usize {
+    const BLOCK: usize = 16;
+    let is_plain = |block: &&[u8; BLOCK]| {
+        block.iter().fold(true, |plain, byte| plain & (*byte >= b' ') & (*byte != 0x7f))
+    };
+    let (blocks, _) = bytes.as_chunks::<BLOCK>();
+    (blocks.iter().take_while(is_plain).count() * BLOCK).max(1)
 }

@@ -1,5 +1,7 @@
 //! A request's head.
 
+use std::mem::MaybeUninit;
+
 use super::{Bad, Field, Framing, elements, framing};
 
 /// What is asked for (RFC 9112, 3.2).
@@ -20,8 +22,8 @@ pub struct Request<'h, 'b> {
     pub target: Target<'b>,
     /// Who is asked, with the port if there is one. Only HTTP/1.0 may leave it out.
     pub authority: Option<&'b str>,
-    /// Whether it is of HTTP/1.1, rather than 1.0.
-    pub is_11: bool,
+    /// Of which version it is.
+    pub version: Version,
     /// All fields, as they are written.
     pub fields: &'h [Field<'b>],
     /// How its body ends.
@@ -34,14 +36,37 @@ pub struct Request<'h, 'b> {
     pub takes_trailers: bool,
 }
 
+/// A version of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// HTTP/1.0, which knows neither chunks nor interim answers.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+    /// HTTP/2.
+    Http2,
+}
+
+impl Version {
+    /// As it is called.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        }
+    }
+}
+
 impl<'h, 'b> Request<'h, 'b> {
-    /// Reads a head that is whole.
+    /// Reads a head that [`find`](super::find) has found.
     ///
     /// # Errors
     /// What is wrong with it, or could be understood in two ways.
-    pub fn read(head: &'b [u8], fields: &'h mut [Field<'b>]) -> Result<Self, Bad> {
-        let mut parsed = httparse::Request::new(fields);
-        let (method, target, minor) = match parsed.parse(head) {
+    pub fn read(head: &'b [u8], fields: &'h mut [MaybeUninit<Field<'b>>]) -> Result<Self, Bad> {
+        let mut parsed = httparse::Request::new(&mut []);
+        let (method, target, minor) = match parsed.parse_with_uninit_headers(head, fields) {
             Ok(httparse::Status::Complete(length)) if length == head.len() => {
                 (parsed.method, parsed.path, parsed.version)
             }
@@ -58,9 +83,7 @@ impl<'h, 'b> Request<'h, 'b> {
             return Err(Bad::request("no request of HTTP/1"));
         };
         let is_11 = minor == 1;
-        if fields.iter().any(|field| field.value.iter().any(|byte| *byte == 0)) {
-            return Err(Bad::request("a zero in a field"));
-        }
+        let version = if is_11 { Version::Http11 } else { Version::Http10 };
         if method == "CONNECT" {
             // Its target is no path.
             return Err(Bad::with(405, "CONNECT is not for this server"));
@@ -78,18 +101,17 @@ impl<'h, 'b> Request<'h, 'b> {
         // To another version of HTTP we do not change: what came then would be read by nobody here.
         let is_http = |name: &[u8]| name.len() >= 3 && name[..3].eq_ignore_ascii_case(b"h2c");
         let upgrade = values("upgrade").find(|name| !is_http(name));
-        let upgrade = upgrade.filter(|_| is_11 && says(b"upgrade"));
-        let expectation = values("expect").next();
-        let expects_continue =
-            expectation.is_some_and(|what| what.eq_ignore_ascii_case(b"100-continue"));
-        if expectation.is_some() && !expects_continue {
+        // Where a body ends and another protocol begins not everybody would say alike.
+        let has_body = !matches!(framing, Framing::None | Framing::Length(0));
+        let upgrade = upgrade.filter(|_| is_11 && says(b"upgrade") && !has_body);
+        if values("expect").any(|what| !what.eq_ignore_ascii_case(b"100-continue")) {
             return Err(Bad::with(417, "an expectation other than 100-continue"));
         }
         Ok(Self {
             method,
             target,
             authority: named.or(host),
-            is_11,
+            version,
             fields,
             framing,
             // RFC 9112, 9.3.
@@ -97,6 +119,49 @@ impl<'h, 'b> Request<'h, 'b> {
             upgrade: upgrade.and_then(|name| str::from_utf8(name).ok()),
             takes_trailers: is_11
                 && values("te").any(|item| item.eq_ignore_ascii_case(b"trailers")),
+        })
+    }
+
+    /// One of HTTP/2, whose head the library has read, and whose fields are all there are.
+    ///
+    /// # Errors
+    /// What is wrong with it, or could be understood in two ways.
+    pub fn of_http2(
+        method: &'b str,
+        target: Target<'b>,
+        authority: Option<&'b str>,
+        fields: &'h [Field<'b>],
+        has_body: bool,
+    ) -> Result<Self, Bad> {
+        if let Some(said) = authority
+            && !is_authority(said.as_bytes())
+        {
+            return Err(Bad::request("an :authority that is none"));
+        }
+        let host = host(fields, authority.is_none())?;
+        if let (Some(host), Some(said)) = (host, authority)
+            && !host.eq_ignore_ascii_case(said)
+        {
+            return Err(Bad::request("a Host that is not the :authority"));
+        }
+        let framing = match framing(fields, 1)? {
+            Some(Framing::Length(length)) if has_body || length == 0 => Framing::Length(length),
+            Some(Framing::Length(_)) => return Err(Bad::request("a body shorter than it says")),
+            Some(_) => return Err(Bad::request("a Transfer-Encoding in HTTP/2")),
+            None if has_body => Framing::Chunked,
+            None => Framing::None,
+        };
+        let mut te = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("te"));
+        Ok(Self {
+            method,
+            target,
+            authority: authority.or(host),
+            version: Version::Http2,
+            fields,
+            framing,
+            keeps_alive: true,
+            upgrade: None,
+            takes_trailers: te.any(|field| field.value.eq_ignore_ascii_case(b"trailers")),
         })
     }
 
@@ -184,5 +249,8 @@ fn is_authority(text: &[u8]) -> bool {
         }
         host => !host.is_empty() && host.iter().all(is_inner),
     };
-    is_host && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
+    let is_number =
+        |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let is_port = port.is_empty() || str::from_utf8(port).is_ok_and(is_number);
+    is_host && is_port
 }

@@ -1,5 +1,7 @@
 //! A response's head.
 
+use std::mem::MaybeUninit;
+
 use super::{Bad, Field, Framing, elements, framing};
 
 /// A response.
@@ -18,13 +20,25 @@ pub struct Response<'h, 'b> {
 }
 
 impl<'h, 'b> Response<'h, 'b> {
-    /// Reads a head that is whole, of the answer to a request: one for a HEAD has no body.
+    /// The first field of a name.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&'b [u8]> {
+        self.fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|f| f.value)
+    }
+
+    /// Reads a head that [`find`](super::find) has found, of the answer to a request: one for a HEAD has no body.
     ///
     /// # Errors
     /// What is wrong with it, or could be understood in two ways.
-    pub fn read(head: &'b [u8], fields: &'h mut [Field<'b>], to_head: bool) -> Result<Self, Bad> {
-        let mut parsed = httparse::Response::new(fields);
-        let (status, reason, minor) = match parsed.parse(head) {
+    pub fn read(
+        head: &'b [u8],
+        fields: &'h mut [MaybeUninit<Field<'b>>],
+        to_head: bool,
+    ) -> Result<Self, Bad> {
+        let mut parsed = httparse::Response::new(&mut []);
+        let (status, reason, minor) = match httparse::ParserConfig::default()
+            .parse_response_with_uninit_headers(&mut parsed, head, fields)
+        {
             Ok(httparse::Status::Complete(length)) if length == head.len() => {
                 (parsed.code, parsed.reason, parsed.version)
             }
@@ -45,7 +59,10 @@ impl<'h, 'b> Response<'h, 'b> {
                 .flat_map(|field| elements(field.value))
                 .any(|item| item.eq_ignore_ascii_case(word))
         };
+        // Who says that a 204 has content may well send it, and it would stand before the next answer.
+        let is_sure = status != 204 || matches!(said, None | Some(Framing::Length(0)));
         let keeps_alive = framing != Framing::UntilClose
+            && is_sure
             && !says(b"close")
             && (minor == 1 || says(b"keep-alive"));
         Ok(Self { status, reason: reason.unwrap_or_default(), fields, framing, keeps_alive })
