@@ -8,7 +8,7 @@ use super::origins::Origins;
 use crate::application::admission;
 use crate::application::connect;
 use crate::application::locate::Geo;
-use crate::application::proxy::{HttpRules, Snapshot};
+use crate::application::proxy::{HttpRules, HttpTimes, Snapshot};
 use crate::application::upstreams::{AppRules, Rules, Tables, WarmRules};
 use crate::config::{AppConfig, Config, SendProxy, Settings};
 use crate::domain::App;
@@ -202,14 +202,15 @@ fn dial(settings: &Settings) -> connect::Rules {
 
 /// How long requests may take.
 fn http(settings: &Settings) -> HttpRules {
-    HttpRules {
+    let times = HttpTimes {
         header_timeout: settings.http_header_timeout_secs.get(),
         body_timeout: settings.http_body_timeout_secs.get(),
         request_timeout: settings.http_request_timeout_secs.get(),
         keep_alive_timeout: settings.http_keep_alive_timeout_secs.get(),
         response_timeout: settings.http_response_timeout_secs.get(),
-        trusted: Arc::new(settings.http_trusted.get().iter().map(|c| (*c, ())).collect()),
-    }
+    };
+    let trusted = settings.http_trusted.get().iter().map(|c| (*c, ())).collect();
+    HttpRules { times, trusted: Arc::new(trusted) }
 }
 
 /// How many warm connections are kept, if any.

@@ -42,7 +42,7 @@ use arriving::Arriving;
 use relaying::Relaying;
 use reusing::Leg;
 use serving::Serving;
-pub use snapshot::{HttpRules, ListenerRules, Snapshot};
+pub use snapshot::{HttpRules, HttpTimes, ListenerRules, Snapshot};
 use upkeep::Forcing;
 use warming::Warming;
 
@@ -92,6 +92,8 @@ pub struct Proxy {
     /// Connections with more to move, after others had their turn.
     unfinished: Vec<Key>,
     tools: relay::Tools,
+    /// How long requests may take, as of the last client or request.
+    times: HttpTimes,
     spare: connect::Spare,
     rng: fastrand::Rng,
     log: LogWriter,
@@ -197,6 +199,7 @@ impl Proxy {
             deadlines: BinaryHeap::new(),
             unfinished: Vec::new(),
             tools: relay::Tools::default(),
+            times: HttpTimes::default(),
             spare: connect::Spare::hold(),
             rng: fastrand::Rng::new(),
             log,

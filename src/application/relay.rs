@@ -52,12 +52,14 @@ pub struct Spares(Vec<Vec<u8>>);
 /// Most spare buffers, and the largest that is kept.
 const SPARES: usize = 32;
 const SPARE: usize = 16 << 10;
+/// How large they begin.
+const FRESH: usize = 1 << 10;
 
 impl Spares {
     /// An empty one.
     #[must_use]
     pub fn take(&mut self) -> Vec<u8> {
-        self.0.pop().unwrap_or_default()
+        self.0.pop().unwrap_or_else(|| Vec::with_capacity(FRESH))
     }
 
     /// Takes one back, whatever is in it.

@@ -1,13 +1,14 @@
 //! A request, from its head to the end of its answer, whoever asks and in whichever version of HTTP:
 //! admission -> locate -> route -> connect -> relay -> account.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::reusing::Leg;
-use super::{HttpRules, Proxy, Snapshot, connect, dial_tools, relaying, ticks};
+use super::{HttpTimes, Proxy, Snapshot, connect, dial_tools, relaying, ticks};
 use crate::application::account::{Reason, Record, Requested};
 use crate::application::connect::{Connected, Dial, Greeting, Progress};
 use crate::application::http::{
@@ -28,6 +29,8 @@ use crate::infrastructure::tls::Policy;
 
 /// How long a connection to a backend lives where the pool does not say.
 const LIFETIME: Duration = Duration::from_secs(300);
+/// How often a client that goes on making requests is bound anew to its backend.
+const BOUND_ANEW: Duration = Duration::from_secs(1);
 /// The longest name of a host.
 const MAX_HOST: usize = 256;
 
@@ -52,6 +55,15 @@ pub(super) struct Peer {
     pub shown: Shown,
     /// What was asked of it in TLS.
     pub policy: Option<Arc<Policy>>,
+    /// To which backend it was bound last, and until when that need not be done again.
+    pub bound: Cell<Option<(Bound, Time)>>,
+}
+
+/// A client bound to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bound {
+    key: AffinityKey,
+    backend: u64,
 }
 
 /// What a client has shown of itself in TLS.
@@ -197,11 +209,11 @@ impl Call {
 
 impl Proxy {
     /// What becomes of a request that could not be told from others.
-    pub(super) fn refusal(&mut self, client: SocketAddr, answer: Answer, now: Time) -> Call {
+    pub(super) fn refusal(&mut self, client: SocketAddr, answer: Answer, now: Time) -> Box<Call> {
         let made = Made::unknown(client, self.rng.u128(1..).to_be_bytes(), now);
         let reason = if answer.status == 408 { Reason::RequestTimeout } else { Reason::BadRequest };
-        let until = now + self.shared.snapshot.load().http.body_timeout;
-        Call::answered(made, answer, reason, until)
+        let until = now + self.times.body_timeout;
+        Box::new(Call::answered(made, answer, reason, until))
     }
 
     /// Takes up a request. `own` is the connection to a backend that is kept for this client alone.
@@ -212,9 +224,10 @@ impl Proxy {
         request: &Request<'_, '_>,
         own: &mut Option<(u64, Rested)>,
         now: Time,
-    ) -> Call {
+    ) -> Box<Call> {
         let snapshot = self.shared.snapshot.load_full();
-        let rules = &snapshot.http;
+        self.times = snapshot.http.times;
+        let (rules, times) = (&snapshot.http, self.times);
         let given = request.field("traceparent").and_then(parent_of);
         let trace = given.unwrap_or_else(|| self.rng.u128(1..)).to_be_bytes();
         let trusted = !rules.trusted.is_empty() && rules.trusted.get(whose.client.ip()).is_some();
@@ -225,8 +238,8 @@ impl Proxy {
         let refused = |made: Made, answer: Answer, reason| {
             let said = Said { keeps: keeps && !matches!(answer.status, 400 | 405), ..made.said };
             let call =
-                Call::answered(Made { said, ..made }, answer, reason, now + rules.body_timeout);
-            Call { heard: request.framing == Framing::None, ..call }
+                Call::answered(Made { said, ..made }, answer, reason, now + times.body_timeout);
+            Box::new(Call { heard: request.framing == Framing::None, ..call })
         };
         if let Some(wait) = snapshot.admission.limits(client.ip(), now) {
             let answer = Answer::new(429, "too many requests");
@@ -312,8 +325,8 @@ impl Proxy {
         let preamble = table.rules.header.map(|version| {
             relaying::header(version, client, whose.peer.destination, whose.name, end)
         });
-        let over_by = (!rules.request_timeout.is_zero()).then(|| now + rules.request_timeout);
-        let until = now + first_wait(&asked, rules);
+        let over_by = (!times.request_timeout.is_zero()).then(|| now + times.request_timeout);
+        let until = now + first_wait(&asked, times);
         // It has been said for whom it is.
         let may_be_its = preamble.is_none() || client == whose.client;
         let rested = self.take_rested(&routed, own, may_be_its, &snapshot, now);
@@ -323,7 +336,7 @@ impl Proxy {
             head.extend_from_slice(&made.head);
             let exchange = Exchange::new(asked, end, true, head);
             let (tries, moved, counted) = (1, 0, (0, 0));
-            self.bind(&routed, &made, &table, now);
+            self.bind(Some(whose.peer), &routed, &made, &table, now);
             let having = Having {
                 exchange,
                 leg,
@@ -337,18 +350,20 @@ impl Proxy {
                 counted,
             };
             let phase = Phase::Has(Box::new(having));
-            return Call {
+            let to_client = Out::default();
+            return Box::new(Call {
                 made,
-                to_client: Out::default(),
+                to_client,
                 phase,
                 heard: false,
                 until,
                 over_by,
                 broken: None,
-            };
+            });
         }
         let (to_client, phase) = (Out::default(), Phase::Answered);
-        let mut call = Call { made, to_client, phase, heard: false, until, over_by, broken: None };
+        let mut call =
+            Box::new(Call { made, to_client, phase, heard: false, until, over_by, broken: None });
         self.dial_for(whose, &mut call, (asked, preamble), (table, origin, routed), &snapshot, now);
         call
     }
@@ -431,7 +446,7 @@ impl Proxy {
     fn answer(&self, call: &mut Call, (answer, reason): (Answer, Reason), keeps: bool, now: Time) {
         call.made.said.keeps = keeps && answer.status != 400;
         call.made.reason = reason;
-        call.until = now + self.shared.snapshot.load().http.body_timeout;
+        call.until = now + self.times.body_timeout;
         call.phase = Phase::Answers(answer);
     }
 
@@ -448,14 +463,14 @@ impl Proxy {
         meters.set_up(self.share, now.since(call.made.began));
         dial.route_count(&routed, &mut self.routes, meters).count(self.share);
         let Some(table) = call.made.table.clone() else { return };
-        self.bind(&routed, &call.made, &table, now);
+        self.bind(None, &routed, &call.made, &table, now);
         let snapshot = self.shared.snapshot.load();
         let lifetime = snapshot.warm.map_or(LIFETIME, |rules| rules.max_lifetime);
         // Up to a fifth less, so that those made together do not end together.
         let lifetime = lifetime - lifetime / 5 * self.rng.u32(..1_000) / 1_000;
         // Where connections are secured it has been said before.
         let said = preamble.as_deref().filter(|_| !dial.is_secured());
-        call.until = now + first_wait(&asked, &snapshot.http);
+        call.until = now + first_wait(&asked, self.times);
         let mut head = self.tools.spare.take();
         head.extend_from_slice(said.unwrap_or_default());
         head.extend_from_slice(&call.made.head);
@@ -466,12 +481,19 @@ impl Proxy {
         call.phase = Phase::Has(Box::new(having));
     }
 
-    fn bind(&self, routed: &Routed, made: &Made, table: &AppTable, now: Time) {
-        if routed.binds {
-            let ttl = table.rules.affinity_ttl;
-            let affinity = &self.shared.affinity;
-            let hold = affinity.bind(made.key, routed.slot.upstream().number, ttl, now);
-            affinity.release(hold, ttl, now);
+    /// Binds a client to its backend, unless that has just been done.
+    fn bind(&self, peer: Option<&Peer>, routed: &Routed, made: &Made, table: &AppTable, now: Time) {
+        let (ttl, backend) = (table.rules.affinity_ttl, routed.slot.upstream().number);
+        let bound = Bound { key: made.key, backend };
+        let is_done = |(known, until): (Bound, Time)| known == bound && now < until;
+        if !routed.binds || peer.and_then(|peer| peer.bound.get()).is_some_and(is_done) {
+            return;
+        }
+        let affinity = &self.shared.affinity;
+        let hold = affinity.bind(made.key, backend, ttl, now);
+        affinity.release(hold, ttl, now);
+        if let Some(peer) = peer {
+            peer.bound.set(Some((bound, now + ttl.min(BOUND_ANEW * 4) / 4)));
         }
     }
 
@@ -517,7 +539,7 @@ impl Proxy {
                     let moved = exchange.sent + exchange.received;
                     if moved != having.moved {
                         having.moved = moved;
-                        let rules = &self.shared.snapshot.load().http;
+                        let rules = self.times;
                         let waits_for_head =
                             exchange.status.is_none() && !exchange.waits_for_client();
                         call.until = now
@@ -820,7 +842,7 @@ impl Made {
 }
 
 /// How long is waited for a byte of the body, or else of the answer, once a backend has a request.
-const fn first_wait(asked: &Asked, rules: &HttpRules) -> Duration {
+const fn first_wait(asked: &Asked, rules: HttpTimes) -> Duration {
     if asked.up.is_over() { rules.response_timeout } else { rules.body_timeout }
 }
 

@@ -1,6 +1,7 @@
 //! Clients that make requests: http mode. Here one connection of HTTP/1, with one request after the other;
 //! what becomes of each is in `asking`.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,10 +135,11 @@ impl Proxy {
             version: end.tls().and_then(|tls| tls.version()),
             name: end.tls().and_then(|tls| tls.peer_name()),
         };
-        let until = now + snapshot.http.header_timeout;
+        let until = now + snapshot.http.times.header_timeout;
+        self.times = snapshot.http.times;
         let serving = Box::new(Serving {
             client: end,
-            peer: Peer { listener, destination, shown, policy },
+            peer: Peer { listener, destination, shown, policy, bound: Cell::new(None) },
             held,
             looked: 0,
             is_new: true,
@@ -291,7 +293,7 @@ impl Proxy {
                         match Request::read(&arrived[..length], &mut fields) {
                             Ok(request) => {
                                 let call = self.ask(&whose, client, &request, own, now);
-                                *phase = Phase::Calls(Box::new(call));
+                                *phase = Phase::Calls(call);
                                 arrived.drain(..length);
                                 *held = arrived;
                             }
@@ -348,11 +350,11 @@ impl Proxy {
             // It has been told that it may go on, before it was known that it may not for long.
             return JUST_NOW;
         }
-        self.shared.snapshot.load().http.keep_alive_timeout
+        self.times.keep_alive_timeout
     }
 
     fn header_timeout(&self) -> Duration {
-        self.shared.snapshot.load().http.header_timeout
+        self.times.header_timeout
     }
 
     /// From now on the connection carries bytes, as in tcp mode.
@@ -408,7 +410,7 @@ impl Proxy {
         let client = connection.client;
         let call = self.refusal(client, answer, now);
         let Stage::Serving(serving) = &mut connection.stage else { return };
-        serving.phase = Phase::Calls(Box::new(call));
+        serving.phase = Phase::Calls(call);
     }
 
     /// Looks at the time.

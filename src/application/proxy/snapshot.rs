@@ -45,6 +45,15 @@ pub struct Snapshot {
 /// How long requests may take, and whose word is taken for whom they come from.
 #[derive(Clone, Debug)]
 pub struct HttpRules {
+    /// How long requests may take.
+    pub times: HttpTimes,
+    /// Peers whose `Forwarded` and `X-Forwarded-*` are believed.
+    pub trusted: Arc<CidrMap<()>>,
+}
+
+/// How long requests may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HttpTimes {
     /// Longest wait for a whole head, from its first byte or from the connection's beginning.
     pub header_timeout: Duration,
     /// Longest pause in a body, either way.
@@ -55,8 +64,6 @@ pub struct HttpRules {
     pub keep_alive_timeout: Duration,
     /// Longest wait for the head of the answer of a backend that has all of a request.
     pub response_timeout: Duration,
-    /// Peers whose `Forwarded` and `X-Forwarded-*` are believed.
-    pub trusted: Arc<CidrMap<()>>,
 }
 
 /// What a listener does with who comes.

@@ -159,7 +159,7 @@ impl Proxy {
                     };
                     let stream = Stream::new(body, respond);
                     stream.woken.note();
-                    let asking = Asking { call: Box::new(call), stream, held: Vec::new() };
+                    let asking = Asking { call, stream, held: Vec::new() };
                     streams.calls.insert(number, asking);
                 }
             }
@@ -197,7 +197,7 @@ impl Proxy {
             if let Came::Gone(reason) = came {
                 self.give_up(&whose, asking.call, reason, now);
             }
-            serving.until = now + self.shared.snapshot.load().http.keep_alive_timeout;
+            serving.until = now + self.times.keep_alive_timeout;
         }
         if self.forcing.is_some() && !streams.leaving {
             streams.shut_down();
