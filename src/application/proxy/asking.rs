@@ -136,6 +136,8 @@ pub(super) struct Made {
     pub said: Said,
     pub began: Time,
     pub reason: Reason,
+    /// Whether its client may ask again behind it: it has not said that it is the last.
+    pub asks_on: bool,
     key: AffinityKey,
     /// Whether it has been made once more already.
     again: bool,
@@ -808,6 +810,7 @@ impl Made {
             path,
             host,
             version: request.version,
+            asks_on: request.keeps_alive,
             said,
             ..Self::unknown(client, trace, now)
         }
@@ -832,6 +835,7 @@ impl Made {
             said: Said { trace, json: false, to_head: false, keeps: false },
             began: now,
             reason: Reason::BadRequest,
+            asks_on: true,
             key: (client.ip().into(), 0),
             again: false,
             tries: 0,

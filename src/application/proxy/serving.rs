@@ -241,8 +241,12 @@ impl Proxy {
                         }
                         Came::Over { keeps: false } => {
                             // What arrives and is not read would turn the end into a reset, which
-                            // overtakes the answer: of who was refused more may follow.
-                            let is_all = held.is_empty() && !client.is_readable() && call.heard;
+                            // overtakes the answer: of who was refused more may follow, and of
+                            // who has not said that it is the last, another.
+                            let is_all = held.is_empty()
+                                && !client.is_readable()
+                                && call.heard
+                                && !call.made.asks_on;
                             let _ = client.say_end(&mut self.tools.sealed);
                             if is_all && client.flush() == Ok(true) {
                                 Some(Reason::BackendClosed)

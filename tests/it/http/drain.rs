@@ -53,6 +53,7 @@ fn a_request_that_a_backend_has_is_answered_and_the_connection_ends_behind_it() 
     assert_eq!((answer.status(), &*answer.text()), (200, "/held"));
     assert!(closes(&answer), "{answer:?}");
     client.ends();
+    drop(client);
     let exit = edge.exit();
     assert_eq!(exit.code, Some(0));
     assert!(exit.took < Duration::from_secs(1), "{exit:?}");
@@ -92,6 +93,7 @@ fn a_body_on_its_way_either_way_comes_to_its_end() {
     assert_eq!(answer.text(), " world");
     // Its head was said before, so that it may think that it can go on: it cannot for long.
     down.ends();
+    drop((up, down));
     let exit = edge.exit();
     assert_eq!(exit.code, Some(0));
     assert!(exit.took < Duration::from_secs(3), "{:?}", exit.took);
@@ -145,6 +147,7 @@ fn an_idle_connection_is_still_served_once_and_told_that_it_ends() {
     }
     used.ends();
     fresh.ends();
+    drop((used, fresh));
     let exit = edge.exit();
     assert!(exit.took < Duration::from_secs(1), "{:?}", exit.took);
 }

@@ -194,3 +194,21 @@ fn who_is_answered_in_the_midst_of_a_request_may_say_the_rest_of_it() {
         client.ends();
     }
 }
+
+#[test]
+fn a_last_answer_survives_what_its_client_had_asked_behind_it() {
+    let origin = Origin::named("a");
+    let edge = before(&origin).start();
+    for _ in 0..30 {
+        let mut client = Asking::to(&edge);
+        client.stream.set_nodelay(true).unwrap();
+        // Refused, and the connection ends: what comes next is on its way already.
+        client.say("GET / HTTP/1.1\r\nHost: web\r\nHost: web\r\n\r\n");
+        for _ in 0..20 {
+            let _ = std::io::Write::write_all(&mut client.stream, get("/").as_bytes());
+        }
+        assert_eq!(client.answer("GET").unwrap().status(), 400);
+        client.ends();
+    }
+    assert!(origin.seen().is_empty(), "none of it was taken for a request");
+}
