@@ -64,6 +64,8 @@ struct Group {
     expects_header: bool,
     tls: ListenerTls,
     http: bool,
+    /// Whether what requests ask for says which app they are for.
+    by_host: bool,
     /// The protocols that it offers; `None` = as the settings say.
     alpn: Option<Protocols>,
 }
@@ -75,7 +77,7 @@ impl Group {
 
     /// Whether nothing says what it serves.
     fn is_undecided(&self) -> bool {
-        self.app.is_none() && !self.passes_through()
+        self.app.is_none() && !self.passes_through() && !self.by_host
     }
 }
 
@@ -93,12 +95,14 @@ pub(super) struct Listening {
 impl Listening {
     pub fn new(config: &Config, certificates: Option<&Standing>) -> Self {
         let settings = &config.settings;
+        let has_hosts = config.apps.values().any(|rules| !rules.hosts.is_empty());
         let main = |addrs: &[SocketAddr], tls| Group {
             addrs: addrs.to_vec(),
             app: settings.app.clone(),
             expects_header: settings.proxy_protocol,
             tls,
             http: settings.mode == Mode::Http,
+            by_host: settings.mode == Mode::Http && has_hosts,
             alpn: None,
         };
         let mut groups = Vec::new();
@@ -110,13 +114,15 @@ impl Listening {
         }
         let others = config.listeners.iter().map(|listener| {
             let usual = settings.app.as_ref().filter(|_| listener.tls != ListenerTls::Passthrough);
+            let http = listener.mode.unwrap_or(settings.mode) == Mode::Http
+                && listener.tls != ListenerTls::Passthrough;
             Group {
                 addrs: listener.addr.clone(),
                 app: listener.app.as_ref().or(usual).cloned(),
                 expects_header: listener.proxy_protocol,
                 tls: listener.tls,
-                http: listener.mode.unwrap_or(settings.mode) == Mode::Http
-                    && listener.tls != ListenerTls::Passthrough,
+                http,
+                by_host: http && has_hosts,
                 alpn: listener.alpn.clone(),
             }
         });

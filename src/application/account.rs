@@ -99,6 +99,7 @@ impl Reason {
             Self::ClientReset
                 | Self::BackendReset
                 | Self::Idle
+                | Self::Denied
                 | Self::RateLimited
                 | Self::NoBackend
                 | Self::AtHardLimit

@@ -102,7 +102,7 @@ pub fn admit(
     clients: &Arc<ClientCounts>,
     now: Time,
 ) -> Result<Admitted, Reason> {
-    if !rules.deny.is_empty() && rules.deny.get(ip).is_some() {
+    if rules.denies(ip) {
         return Err(Reason::Denied);
     }
     let guard = guard.or_else(|| open.try_connection_guard(rules.max_connections));
@@ -120,6 +120,12 @@ pub fn admit(
 }
 
 impl Rules {
+    /// Whether a client is on the deny list.
+    #[must_use]
+    pub fn denies(&self, ip: IpAddr) -> bool {
+        !self.deny.is_empty() && self.deny.get(ip).is_some()
+    }
+
     /// How long a client that asks too often is to wait; `None` = it does not. What it asks for is
     /// counted.
     #[must_use]

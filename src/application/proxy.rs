@@ -1,9 +1,11 @@
 //! One worker's connections, each carried through every stage. Nothing here waits: what cannot go on
 //! now is taken up again by an event or at a time.
 
+mod answering;
 mod arriving;
 mod asking;
 mod ending;
+mod made;
 mod relaying;
 mod reusing;
 mod securing;

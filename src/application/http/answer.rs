@@ -79,6 +79,7 @@ pub struct Said {
 /// The words for a status (RFC 9110, 15).
 const fn words(status: u16) -> &'static str {
     match status {
+        403 => "Forbidden",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
         414 => "URI Too Long",

@@ -2,25 +2,22 @@
 //! admission -> locate -> route -> connect -> relay -> account.
 
 use std::cell::Cell;
-use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::made::{Made, forwarded_for, parent_of};
 use super::reusing::Leg;
 use super::{HttpTimes, Proxy, Snapshot, connect, dial_tools, relaying, ticks};
-use crate::application::account::{Reason, Record, Requested};
+use crate::application::account::Reason;
 use crate::application::connect::{Connected, Dial, Greeting, Progress};
-use crate::application::http::{
-    About, Answer, Asked, Asker, Exchange, Flow, Out, Said, Turn, request_head, request_line,
-};
+use crate::application::http::{About, Answer, Asked, Exchange, Flow, Out, Said, request_head};
 use crate::application::locate::Location;
 use crate::application::relay::End;
 use crate::application::route::{self, Client, Routed};
-use crate::application::upstreams::{AppTable, Rested, Upstream};
+use crate::application::upstreams::{AppTable, Rested};
 use crate::domain::affinity::Key as AffinityKey;
 use crate::domain::balance::Origin;
-use crate::domain::cidr::CidrMap;
 use crate::domain::time::Time;
 use crate::infrastructure::http1::{Framing, Request, Version};
 use crate::infrastructure::reactor::{Event, Reactor};
@@ -77,17 +74,17 @@ pub(super) struct Shown {
 pub(super) struct Call {
     pub made: Made,
     pub to_client: Out,
-    phase: Phase,
+    pub phase: Phase,
     /// Whether all of it has come from its client, as far as that is known.
     pub heard: bool,
     /// When what it waits for must have come, and when all of it must.
     pub until: Time,
-    over_by: Option<Time>,
+    pub over_by: Option<Time>,
     /// Why it is to come to its end at its next turn.
-    broken: Option<Reason>,
+    pub broken: Option<Reason>,
 }
 
-enum Phase {
+pub(super) enum Phase {
     /// A backend is being dialled.
     Dials(Box<Dialling>),
     /// A backend has it.
@@ -98,12 +95,12 @@ enum Phase {
     Answered,
 }
 
-struct Dialling {
-    asked: Asked,
-    dial: Dial,
-    leg: Key,
+pub(super) struct Dialling {
+    pub asked: Asked,
+    pub dial: Dial,
+    pub leg: Key,
     /// What a backend gets first that expects a PROXY protocol header.
-    preamble: Option<Box<[u8]>>,
+    pub preamble: Option<Box<[u8]>>,
 }
 
 /// A request that a backend has.
@@ -114,37 +111,12 @@ pub(super) struct Having {
     pub routed: Routed,
     pub table: Arc<AppTable>,
     pub tries: usize,
-    dies: Time,
+    pub dies: Time,
     /// What it got first that expects a PROXY protocol header.
-    preamble: Option<Box<[u8]>>,
+    pub preamble: Option<Box<[u8]>>,
     /// Bytes that were seen to move, and those that metrics know of.
-    moved: u64,
-    counted: (u64, u64),
-}
-
-/// What there is to tell of a request.
-pub(super) struct Made {
-    /// What a backend gets of it before its body, once that is known; the method, the path and the host
-    /// in it are.
-    head: Vec<u8>,
-    path: Range<usize>,
-    host: Range<usize>,
-    pub version: Version,
-    pub client: SocketAddr,
-    pub location: Location,
-    pub table: Option<Arc<AppTable>>,
-    pub said: Said,
-    pub began: Time,
-    pub reason: Reason,
-    /// Whether its client may ask again behind it: it has not said that it is the last.
-    pub asks_on: bool,
-    key: AffinityKey,
-    /// Whether it has been made once more already.
-    again: bool,
-    /// Dials that were begun for it, the backend that was tried last, and bytes to and from backends.
-    tries: usize,
-    tried: Option<Arc<Upstream>>,
-    moved: (u64, u64),
+    pub moved: u64,
+    pub counted: (u64, u64),
 }
 
 /// What became of a request.
@@ -243,6 +215,11 @@ impl Proxy {
                 Call::answered(Made { said, ..made }, answer, reason, now + times.body_timeout);
             Box::new(Call { heard: request.framing == Framing::None, ..call })
         };
+        // Whoever speaks to us was let in; for whom it speaks need not be.
+        if client != whose.client && snapshot.admission.denies(client.ip()) {
+            self.ended.refused(Reason::Denied, client.ip().into());
+            return refused(made, Answer::new(403, "not for you"), Reason::Denied);
+        }
         if let Some(wait) = snapshot.admission.limits(client.ip(), now) {
             let answer = Answer::new(429, "too many requests");
             let secs = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
@@ -371,7 +348,7 @@ impl Proxy {
     }
 
     /// Dials a backend for a request.
-    fn dial_for(
+    pub(super) fn dial_for(
         &mut self,
         whose: &Whose<'_>,
         call: &mut Call,
@@ -418,7 +395,7 @@ impl Proxy {
     }
 
     /// Takes up what became of a dial.
-    fn progressed(&mut self, call: &mut Call, progress: Progress, now: Time) {
+    pub(super) fn progressed(&mut self, call: &mut Call, progress: Progress, now: Time) {
         match progress {
             Progress::Waits(at) => {
                 call.until = at;
@@ -445,7 +422,13 @@ impl Proxy {
     }
 
     /// Has a call answered by us, which no backend has any more.
-    fn answer(&self, call: &mut Call, (answer, reason): (Answer, Reason), keeps: bool, now: Time) {
+    pub(super) fn answer(
+        &self,
+        call: &mut Call,
+        (answer, reason): (Answer, Reason),
+        keeps: bool,
+        now: Time,
+    ) {
         call.made.said.keeps = keeps && answer.status != 400;
         call.made.reason = reason;
         call.until = now + self.times.body_timeout;
@@ -484,7 +467,14 @@ impl Proxy {
     }
 
     /// Binds a client to its backend, unless that has just been done.
-    fn bind(&self, peer: Option<&Peer>, routed: &Routed, made: &Made, table: &AppTable, now: Time) {
+    pub(super) fn bind(
+        &self,
+        peer: Option<&Peer>,
+        routed: &Routed,
+        made: &Made,
+        table: &AppTable,
+        now: Time,
+    ) {
         let (ttl, backend) = (table.rules.affinity_ttl, routed.slot.upstream().number);
         let bound = Bound { key: made.key, backend };
         let is_done = |(known, until): (Bound, Time)| known == bound && now < until;
@@ -498,397 +488,11 @@ impl Proxy {
             peer.bound.set(Some((bound, now + ttl.min(BOUND_ANEW * 4) / 4)));
         }
     }
-
-    /// Goes on with a request as far as that goes without waiting.
-    pub(super) fn turn_call(
-        &mut self,
-        whose: &Whose<'_>,
-        call: &mut Call,
-        asker: &mut impl Asker,
-        held: &mut Vec<u8>,
-        own: &mut Option<(u64, Rested)>,
-        now: Time,
-    ) -> Came {
-        if let Some(reason) = call.broken {
-            return Came::Gone(reason);
-        }
-        loop {
-            match &mut call.phase {
-                Phase::Dials(_) => return Came::Waits,
-                Phase::Answers(answer) => {
-                    call.made.said.keeps &= self.forcing.is_none();
-                    if asker.answer(answer, &call.made.said, &mut call.to_client).is_err() {
-                        return Came::Gone(Reason::ClientReset);
-                    }
-                    let status = answer.status;
-                    self.tell_of(whose, call, Some(status), now);
-                    call.phase = Phase::Answered;
-                }
-                Phase::Answered => {
-                    let keeps = call.made.said.keeps;
-                    return match asker.send(&mut call.to_client, (true, !keeps), &mut self.tools) {
-                        Ok(false) => Came::Waits,
-                        Ok(true) if asker.end(&[]).is_ok() => Came::Over { keeps },
-                        _ => Came::Gone(Reason::ClientReset),
-                    };
-                }
-                Phase::Has(having) => {
-                    let exchange = &mut having.exchange;
-                    if self.forcing.is_some() && exchange.status.is_none() {
-                        exchange.asked.keeps = false;
-                    }
-                    let turn = exchange.turn(asker, held, &mut call.to_client, &mut self.tools);
-                    let moved = exchange.sent + exchange.received;
-                    if moved != having.moved {
-                        having.moved = moved;
-                        let rules = self.times;
-                        let waits_for_head =
-                            exchange.status.is_none() && !exchange.waits_for_client();
-                        call.until = now
-                            + if waits_for_head {
-                                rules.response_timeout
-                            } else {
-                                rules.body_timeout
-                            };
-                    }
-                    if let Some(status) = exchange.status
-                        && let Some(permit) = having.routed.permit.take()
-                    {
-                        let failed = matches!(status, 502..=504);
-                        having.routed.slot.upstream().report(permit, !failed, now);
-                    }
-                    match turn {
-                        Turn::Waits => return Came::Waits,
-                        Turn::More => return Came::More,
-                        Turn::Upgraded => return Came::Upgraded,
-                        Turn::ClientGone => return Came::Gone(Reason::ClientReset),
-                        // Another answer in the midst of the one that has begun would be a part of it.
-                        Turn::BadBody(..) if exchange.status.is_some() => {
-                            return Came::Gone(Reason::BadRequest);
-                        }
-                        Turn::BrokeOff => return Came::Gone(Reason::BackendReset),
-                        Turn::Over { client, backend } => {
-                            self.answered(whose, call, backend, own, now);
-                            return Came::Over { keeps: client };
-                        }
-                        Turn::Unanswered | Turn::Nonsense(_) | Turn::BadBody(..) => {
-                            self.call_failed(whose, call, &turn, now);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// An answer has been passed on.
-    fn answered(
-        &mut self,
-        whose: &Whose<'_>,
-        call: &mut Call,
-        backend_keeps: bool,
-        own: &mut Option<(u64, Rested)>,
-        now: Time,
-    ) {
-        call.made.reason = Reason::Served;
-        self.tell_of(whose, call, None, now);
-        let phase = std::mem::replace(&mut call.phase, Phase::Answered);
-        let Phase::Has(having) = phase else { return };
-        let Having { exchange, leg, part, routed, dies, table, .. } = *having;
-        call.heard = exchange.asked.up.is_over();
-        let end = exchange.into_backend(&mut self.tools.spare);
-        self.tools.spare.give(std::mem::take(&mut call.made.head));
-        let rested = Rested { id: leg, part, end, dies };
-        if !backend_keeps {
-            self.drop_leg(leg);
-        } else if table.rules.header.is_some() && whose.client != call.made.client {
-            // It has been said for whom it is, and the next may be another's.
-            self.drop_leg(leg);
-        } else {
-            let upstream = routed.slot.upstream();
-            self.rest(whose.id, rested, upstream, table.rules.header.is_none(), own, now);
-        }
-    }
-
-    /// A backend has not answered as it must: it is asked again on another connection where that can do
-    /// no harm, else the client is told.
-    fn call_failed(&mut self, whose: &Whose<'_>, call: &mut Call, turn: &Turn, now: Time) {
-        let phase = std::mem::replace(&mut call.phase, Phase::Answered);
-        let Phase::Has(mut having) = phase else { return };
-        self.drop_leg(having.leg);
-        self.count(&mut having);
-        let Having { exchange, mut routed, table, preamble, tries, .. } = *having;
-        let keeps = exchange.asked.keeps && exchange.asked.up.is_over();
-        call.heard = exchange.asked.up.is_over();
-        call.made.tries += tries;
-        call.made.tried = Some(Arc::clone(routed.slot.upstream()));
-        call.made.moved = (call.made.moved.0 + exchange.sent, call.made.moved.1);
-        let was_used = exchange.was_used();
-        if *turn == Turn::Unanswered
-            && !std::mem::replace(&mut call.made.again, true)
-            && let Some(asked) = exchange.take_again()
-        {
-            let snapshot = self.shared.snapshot.load_full();
-            let origin = table.layout.origin(call.made.location.country, call.made.location.at_pop);
-            routed.binds = false;
-            return self.dial_for(
-                whose,
-                call,
-                (asked, preamble),
-                (table, origin, routed),
-                &snapshot,
-                now,
-            );
-        }
-        let (answer, reason) = match turn {
-            Turn::BadBody(status, why) => (Answer::new(*status, why), Reason::BadRequest),
-            Turn::Nonsense(why) => {
-                tracing::debug!(backend = %routed.slot.upstream().id, "no answer: {why}");
-                let why = "the backend's answer cannot be understood";
-                (Answer::new(502, why), Reason::BackendReset)
-            }
-            _ => (Answer::new(502, "the backend closed the connection"), Reason::BackendReset),
-        };
-        // One that was kept too long says nothing of the backend.
-        if reason == Reason::BackendReset && !was_used {
-            self.blame(&mut routed, now);
-        }
-        self.answer(call, (answer, reason), keeps, now);
-    }
-
-    /// Looks at the time. Whether anything has come of it.
-    pub(super) fn call_time(&mut self, call: &mut Call, now: Time) -> Option<Came> {
-        let is_over = call.over_by.is_some_and(|by| by <= now);
-        match &mut call.phase {
-            Phase::Dials(dialling) if !is_over => {
-                let leg = dialling.leg;
-                let progress = dialling.dial.time(now, &mut dial_tools!(self, leg));
-                self.progressed(call, progress, now);
-                return None;
-            }
-            _ if !is_over && now < call.until => return None,
-            Phase::Answers(_) | Phase::Answered => return Some(Came::Gone(Reason::Idle)),
-            Phase::Has(having) if having.exchange.status.is_some() => {
-                // Who does not go on? What has not been taken is the client's doing.
-                let is_clients = !call.to_client.is_empty();
-                let reason = if is_clients { Reason::Idle } else { Reason::ResponseTimeout };
-                return Some(Came::Gone(reason));
-            }
-            Phase::Has(_) | Phase::Dials(_) => {}
-        }
-        let is_clients = call.waits_for_client() && !is_over;
-        let keeps = false;
-        let verdict = if is_clients {
-            (Answer::new(408, "the body of the request took too long"), Reason::RequestTimeout)
-        } else {
-            (Answer::new(504, "the backend takes too long"), Reason::ResponseTimeout)
-        };
-        match std::mem::replace(&mut call.phase, Phase::Answered) {
-            Phase::Has(mut having) => {
-                self.drop_leg(having.leg);
-                self.count(&mut having);
-                call.made.tries += having.tries;
-                call.made.tried = Some(Arc::clone(having.routed.slot.upstream()));
-                call.made.moved.0 += having.exchange.sent;
-                call.heard = having.exchange.asked.up.is_over();
-                if !is_clients {
-                    self.blame(&mut having.routed, now);
-                }
-            }
-            Phase::Dials(dialling) => self.drop_leg(dialling.leg),
-            Phase::Answers(_) | Phase::Answered => {}
-        }
-        self.answer(call, verdict, keeps, now);
-        None
-    }
-
-    /// Ends a request whose answer nobody will have.
-    pub(super) fn give_up(
-        &mut self,
-        whose: &Whose<'_>,
-        mut call: Box<Call>,
-        reason: Reason,
-        now: Time,
-    ) {
-        let leg = match &call.phase {
-            Phase::Dials(dialling) => Some(dialling.leg),
-            Phase::Has(having) => Some(having.leg),
-            Phase::Answers(_) | Phase::Answered => None,
-        };
-        let Some(leg) = leg else { return };
-        self.drop_leg(leg);
-        call.made.reason = reason;
-        let status = call.having().and_then(|having| having.exchange.status);
-        if let Phase::Has(having) = &mut call.phase
-            && matches!(reason, Reason::BackendReset | Reason::ResponseTimeout)
-        {
-            self.blame(&mut having.routed, now);
-        }
-        self.tell_of(whose, &mut call, status, now);
-    }
-
-    /// A backend has not done what it should have.
-    fn blame(&self, routed: &mut Routed, now: Time) {
-        let upstream = routed.slot.upstream();
-        upstream.meter.cell(self.share).reset();
-        if let Some(permit) = routed.permit.take() {
-            upstream.report(permit, false, now);
-        }
-    }
-
-    /// Lets metrics know of what has moved since the last time.
-    pub(super) fn count(&self, having: &mut Having) {
-        let moved = (having.exchange.sent, having.exchange.received);
-        let known = std::mem::replace(&mut having.counted, moved);
-        let cell = having.routed.slot.upstream().meter.cell(self.share);
-        self.shared.meters.moved(self.share, cell, moved.0 - known.0, moved.1 - known.1);
-    }
-
-    /// Counts and logs a request.
-    pub(super) fn tell_of(
-        &mut self,
-        whose: &Whose<'_>,
-        call: &mut Call,
-        own: Option<u16>,
-        now: Time,
-    ) {
-        let mut record = Record::new(call.made.client, call.made.reason);
-        if let Phase::Has(having) = &mut call.phase {
-            self.count(having);
-            record.backend = Some(Arc::clone(having.routed.slot.upstream()));
-            record.tier = Some(having.routed.tier);
-            call.made.tries += having.tries;
-            call.made.moved.0 += having.exchange.sent;
-            call.made.moved.1 += having.exchange.received;
-        } else {
-            record.backend = call.made.tried.take();
-        }
-        let made = &call.made;
-        let status = own.or_else(|| call.having().and_then(|having| having.exchange.status));
-        record.country = made.location.country;
-        record.server_name = whose.name.map(Into::into);
-        record.tls = whose.peer.shown.version;
-        record.client_name.clone_from(&whose.peer.shown.name);
-        record.tries = u32::try_from(made.tries).unwrap_or(u32::MAX);
-        (record.sent, record.received) = made.moved;
-        record.total = now.since(made.began);
-        record.request = Some(Requested {
-            method: made.text(0..made.path.start.saturating_sub(1)).unwrap_or("-"),
-            path: made.text(made.path.clone()).unwrap_or("-"),
-            host: made.text(made.host.clone()),
-            version: made.version.as_str(),
-            status,
-            id: made.said.trace,
-        });
-        if made.reason != Reason::Served {
-            self.ended.count_request(made.reason);
-        }
-        self.shared.meters.answered(self.share, status, record.total);
-        self.line(made.table.as_deref(), made.location, &record, now);
-    }
-}
-
-impl Made {
-    fn of(
-        request: &Request<'_, '_>,
-        client: SocketAddr,
-        trace: [u8; 16],
-        mut head: Vec<u8>,
-        now: Time,
-    ) -> Self {
-        let (path, host) = request_line(request, &mut head);
-        let mut accepts =
-            request.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("accept"));
-        let is_json = |word: &[u8]| word.eq_ignore_ascii_case(b"json");
-        let said = Said {
-            trace,
-            json: accepts.any(|field| field.value.windows(4).any(is_json)),
-            to_head: request.method == "HEAD",
-            keeps: request.keeps_alive && request.framing == Framing::None,
-        };
-        Self {
-            head,
-            path,
-            host,
-            version: request.version,
-            asks_on: request.keeps_alive,
-            said,
-            ..Self::unknown(client, trace, now)
-        }
-    }
-
-    /// A part of the head.
-    fn text(&self, part: Range<usize>) -> Option<&str> {
-        let part = self.head.get(part).filter(|part| !part.is_empty())?;
-        str::from_utf8(part).ok()
-    }
-
-    /// What there is to tell of one that could not be understood.
-    pub fn unknown(client: SocketAddr, trace: [u8; 16], now: Time) -> Self {
-        Self {
-            head: Vec::new(),
-            path: 0..0,
-            host: 0..0,
-            version: Version::Http11,
-            client,
-            location: Location::default(),
-            table: None,
-            said: Said { trace, json: false, to_head: false, keeps: false },
-            began: now,
-            reason: Reason::BadRequest,
-            asks_on: true,
-            key: (client.ip().into(), 0),
-            again: false,
-            tries: 0,
-            tried: None,
-            moved: (0, 0),
-        }
-    }
 }
 
 /// How long is waited for a byte of the body, or else of the answer, once a backend has a request.
 const fn first_wait(asked: &Asked, rules: HttpTimes) -> Duration {
     if asked.up.is_over() { rules.response_timeout } else { rules.body_timeout }
-}
-
-/// The trace of a `traceparent` that is well-formed (W3C Trace Context, 3.2): a version, 32 digits, 16
-/// digits and 2 digits, with `-` between them.
-fn parent_of(value: &[u8]) -> Option<u128> {
-    let is_hex = |bytes: &[u8]| {
-        bytes.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'))
-    };
-    let dashes = [2, 35, 52].iter().all(|at| value.get(*at) == Some(&b'-'));
-    let digits = [0..2, 3..35, 36..52, 53..55];
-    if !dashes || !digits.into_iter().all(|range| value.get(range).is_some_and(is_hex)) {
-        return None;
-    }
-    // What later versions have is behind what is known; there is no version ff.
-    let is_whole = match &value[..2] {
-        b"00" => value.len() == 55,
-        b"ff" => false,
-        _ => value.get(55).is_none_or(|byte| *byte == b'-'),
-    };
-    if !is_whole {
-        return None;
-    }
-    let trace = u128::from_str_radix(str::from_utf8(&value[3..35]).ok()?, 16).ok()?;
-    (trace != 0 && value[36..52].iter().any(|digit| *digit != b'0')).then_some(trace)
-}
-
-/// Who asks, by what trusted hops have written: the last who is not one of them.
-fn forwarded_for(request: &Request<'_, '_>, trusted: &CidrMap<()>) -> Option<IpAddr> {
-    let fields = request.fields.iter().rev();
-    let fields = fields.filter(|field| field.name.eq_ignore_ascii_case("x-forwarded-for"));
-    let mut first = None;
-    for field in fields {
-        for item in field.value.rsplit(|byte| *byte == b',') {
-            let ip: IpAddr = str::from_utf8(item.trim_ascii()).ok()?.parse().ok()?;
-            if trusted.get(ip).is_none() {
-                return Some(ip);
-            }
-            first = Some(ip);
-        }
-    }
-    first
 }
 
 /// A host without its port, in lower case and without a dot at its end; `None` when it is longer than any

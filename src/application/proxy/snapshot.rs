@@ -107,7 +107,10 @@ impl Snapshot {
             return Some(self.tables.get(app));
         }
         let table = self.listener(listener)?.table.as_ref();
-        let has_hosts = table.is_some_and(|table| self.with_hosts.contains(&table.name));
+        let has_hosts = match table {
+            Some(table) => self.with_hosts.contains(&table.name),
+            None => !self.with_hosts.is_empty(),
+        };
         (!has_hosts).then_some(table)
     }
 
