@@ -416,19 +416,6 @@ impl Proxy {
         }
     }
 
-    /// Has events of a client told under its key, in place of the one it had while it arrived.
-    fn watch_client(&mut self, end: &End, id: Key, before: Option<Key>) -> rustix::io::Result<()> {
-        match before {
-            None => self.reactor.watch_reads(end.socket(), id.token(CLIENT)),
-            Some(before) if before == id => Ok(()),
-            // A warm connection has brought its own.
-            Some(before) => {
-                self.connections.free(before);
-                self.reactor.rewatch(end.socket(), id.token(CLIENT), end.watched())
-            }
-        }
-    }
-
     /// Takes up what an event is about.
     pub fn event(&mut self, event: Event, now: Time) {
         let (id, part) = Key::of(event.token);

@@ -87,6 +87,24 @@ impl Proxy {
         self.wait_for(Arriving::new(end, comer, Awaits::Header(guard), now), now);
     }
 
+    /// Has events of a client told under its key, in place of the one it had while it arrived.
+    pub(super) fn watch_client(
+        &mut self,
+        end: &End,
+        id: Key,
+        before: Option<Key>,
+    ) -> rustix::io::Result<()> {
+        match before {
+            None => self.reactor.watch_reads(end.socket(), id.token(CLIENT)),
+            Some(before) if before == id => Ok(()),
+            // A warm connection has brought its own.
+            Some(before) => {
+                self.connections.free(before);
+                self.reactor.rewatch(end.socket(), id.token(CLIENT), end.watched())
+            }
+        }
+    }
+
     /// Waits for the hello of a client that has been let in. One with a `key` is watched under it.
     pub(super) fn await_hello(
         &mut self,
