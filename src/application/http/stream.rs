@@ -252,6 +252,10 @@ pub fn request_of<'h, 'b>(
         add("cookie", cookies)?;
     }
     for (name, value) in &parts.headers {
+        // RFC 9113, 8.2.1.
+        if value.as_bytes().trim_ascii().len() != value.len() {
+            return Err(Bad::request("a field with a space at an end"));
+        }
         if name != "cookie" || cookies.is_none() {
             add(name.as_str(), value.as_bytes())?;
         }
@@ -259,7 +263,9 @@ pub fn request_of<'h, 'b>(
     let said = parts.uri.authority().map(http::uri::Authority::as_str);
     let target = match parts.uri.path_and_query().map_or("/", |path| path.as_str()) {
         "*" if method == "OPTIONS" => Target::Asterisk,
-        path if path.starts_with('/') => Target::Origin(path),
+        path if path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Target::Origin(path)
+        }
         _ => return Err(Bad::request("a path that is none")),
     };
     Request::of_http2(method, target, said, &fields[..count], has_body)

@@ -48,7 +48,7 @@ pub(super) struct Serving {
     is_new: bool,
     pub phase: Phase,
     /// A connection to a backend that is kept for it alone.
-    own: Option<(u64, Rested)>,
+    pub own: Option<(u64, Rested)>,
     /// When what is waited for must have come, and when that is looked at next.
     pub until: Time,
     looks: Time,

@@ -110,7 +110,7 @@ impl Proxy {
     fn round(&mut self, id: Key, connection: &mut Connection, now: Time) -> Result<bool, Reason> {
         let Connection { client, name, location, stage, .. } = connection;
         let Stage::Serving(serving) = stage else { return Ok(false) };
-        let end = &mut serving.client;
+        let (end, own) = (&mut serving.client, &mut serving.own);
         let Phase::Streams(streams) = &mut serving.phase else { return Ok(false) };
         let whose = |stream| Whose {
             id,
@@ -152,7 +152,7 @@ impl Proxy {
                     let read = request_of(&parts, cookies.as_deref(), has_body, &mut fields);
                     let whose = whose(number);
                     let call = match read {
-                        Ok(request) => self.ask(&whose, end, &request, &mut None, now),
+                        Ok(request) => self.ask(&whose, end, &request, own, now),
                         Err(bad) => {
                             self.refusal(whose.client, Answer::new(bad.status, bad.why), now)
                         }
@@ -179,7 +179,7 @@ impl Proxy {
             let came = if stream.is_taken_back() {
                 Came::Gone(Reason::ClientReset)
             } else {
-                self.turn_call(&whose, call, stream, held, &mut None, now)
+                self.turn_call(&whose, call, stream, held, own, now)
             };
             match came {
                 Came::Waits => continue,

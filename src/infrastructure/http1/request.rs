@@ -104,9 +104,7 @@ impl<'h, 'b> Request<'h, 'b> {
         // Where a body ends and another protocol begins not everybody would say alike.
         let has_body = !matches!(framing, Framing::None | Framing::Length(0));
         let upgrade = upgrade.filter(|_| is_11 && says(b"upgrade") && !has_body);
-        if values("expect").any(|what| !what.eq_ignore_ascii_case(b"100-continue")) {
-            return Err(Bad::with(417, "an expectation other than 100-continue"));
-        }
+        expects(fields)?;
         Ok(Self {
             method,
             target,
@@ -151,6 +149,7 @@ impl<'h, 'b> Request<'h, 'b> {
             None if has_body => Framing::Chunked,
             None => Framing::None,
         };
+        expects(fields)?;
         let mut te = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("te"));
         Ok(Self {
             method,
@@ -234,6 +233,18 @@ fn host<'b>(fields: &[Field<'b>], is_11: bool) -> Result<Option<&'b str>, Bad> {
         return Err(Bad::request("a Host that is none"));
     }
     Ok(str::from_utf8(host).ok())
+}
+
+/// What is expected must be something that we know (RFC 9110, 10.1.1).
+fn expects(fields: &[Field<'_>]) -> Result<(), Bad> {
+    let mut expectations = fields
+        .iter()
+        .filter(|field| field.name.eq_ignore_ascii_case("expect"))
+        .flat_map(|field| elements(field.value));
+    if expectations.any(|what| !what.eq_ignore_ascii_case(b"100-continue")) {
+        return Err(Bad::with(417, "an expectation other than 100-continue"));
+    }
+    Ok(())
 }
 
 /// Whether it is a host, or an address, with or without a port. There is no user (RFC 9110, 4.2.4).
