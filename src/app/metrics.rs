@@ -74,6 +74,7 @@ impl Source for Metrics {
         let mut page = Page::default();
         self.store.write(&mut page, &open);
         self.connections(&mut page);
+        self.requests(&mut page);
         Self::backends(&mut page, &snapshot, now);
         self.standing(&mut page, now);
         process::write(&mut page);
@@ -88,6 +89,34 @@ impl Source for Metrics {
 }
 
 impl Metrics {
+    /// What became of requests.
+    fn requests(&self, page: &mut Page) {
+        let meters = self.store.meters();
+        page.family(
+            "edgeproxy_http_requests_total",
+            Kind::Counter,
+            "Requests in http mode by the class of their answers' status; none = there was no answer.",
+        );
+        for (class, count) in meters.answers() {
+            page.sample(&[("status", class)], count);
+        }
+        page.family(
+            "edgeproxy_http_failures_total",
+            Kind::Counter,
+            "Requests in http mode that no backend has answered to the end, and why.",
+        );
+        for reason in Reason::ALL.iter().filter(|reason| reason.is_of_requests()) {
+            let workers = self.workers.iter().map(|worker| worker.ended.requests_of(*reason));
+            page.sample(&[("reason", reason.as_str())], workers.sum::<u64>());
+        }
+        page.family(
+            "edgeproxy_http_request_seconds",
+            Kind::Histogram,
+            "Time from a request's head to the end of its answer.",
+        )
+        .histogram(&[], &meters.requests());
+    }
+
     /// What became of connections.
     fn connections(&self, page: &mut Page) {
         let total = |reason| self.workers.iter().map(|worker| worker.ended.of(reason)).sum::<u64>();
@@ -127,29 +156,6 @@ impl Metrics {
             "Time from accepting a client to its backend's answer.",
         )
         .histogram(&[], &meters.setup());
-        page.family(
-            "edgeproxy_http_requests_total",
-            Kind::Counter,
-            "Requests in http mode by the class of their answers' status; none = there was no answer.",
-        );
-        for (class, count) in meters.answers() {
-            page.sample(&[("status", class)], count);
-        }
-        page.family(
-            "edgeproxy_http_failures_total",
-            Kind::Counter,
-            "Requests in http mode that no backend has answered to the end, and why.",
-        );
-        for reason in Reason::ALL.iter().filter(|reason| reason.is_of_requests()) {
-            let workers = self.workers.iter().map(|worker| worker.ended.requests_of(*reason));
-            page.sample(&[("reason", reason.as_str())], workers.sum::<u64>());
-        }
-        page.family(
-            "edgeproxy_http_request_seconds",
-            Kind::Histogram,
-            "Time from a request's head to the end of its answer.",
-        )
-        .histogram(&[], &meters.requests());
         page.family(
             "edgeproxy_tls_handshakes_total",
             Kind::Counter,

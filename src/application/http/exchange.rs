@@ -19,6 +19,7 @@ const TURN: u64 = 1 << 20;
 /// Bytes that are to be sent.
 #[derive(Debug, Default)]
 pub struct Out {
+    /// Those that have been sent at the head.
     pub bytes: Vec<u8>,
     from: usize,
 }
@@ -179,6 +180,7 @@ impl Asker for End {
 
 /// What is known of a request when its answer comes.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about a request")]
 pub struct Asked {
     /// Its body.
     pub up: Flow,
@@ -196,8 +198,11 @@ pub struct Asked {
 
 /// A request that a backend has, and its answer.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about both sides")]
 pub struct Exchange {
+    /// The request.
     pub asked: Asked,
+    /// The connection to the backend that has it.
     pub backend: End,
     /// Whether the request may be made once more, when a connection that was used before turns out to be
     /// over.
@@ -215,8 +220,9 @@ pub struct Exchange {
     /// Whether the backend takes no more.
     deaf: bool,
     ended: bool,
-    /// Bytes towards the backend, and from it.
+    /// Bytes of the request's body towards the backend.
     pub sent: u64,
+    /// Bytes of the answer towards the client.
     pub received: u64,
 }
 

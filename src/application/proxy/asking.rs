@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::made::{Made, forwarded_for, parent_of};
 use super::reusing::Leg;
+use super::snapshot::UnknownHost;
 use super::{HttpTimes, Proxy, Snapshot, connect, dial_tools, relaying, ticks};
 use crate::application::account::Reason;
 use crate::application::connect::{Connected, Dial, Greeting, Progress};
@@ -215,68 +216,11 @@ impl Proxy {
                 Call::answered(Made { said, ..made }, answer, reason, now + times.body_timeout);
             Box::new(Call { heard: request.framing == Framing::None, ..call })
         };
-        // Whoever speaks to us was let in; for whom it speaks need not be.
-        if client != whose.client && snapshot.admission.denies(client.ip()) {
-            self.ended.refused(Reason::Denied, client.ip().into());
-            return refused(made, Answer::new(403, "not for you"), Reason::Denied);
-        }
-        if let Some(wait) = snapshot.admission.limits(client.ip(), now) {
-            let answer = Answer::new(429, "too many requests");
-            let secs = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            let answer = Answer { retry_after: Some(secs), ..answer };
-            self.ended.refused(Reason::RateLimited, client.ip().into());
-            return refused(made, answer, Reason::RateLimited);
-        }
-        if matches!(request.method, "CONNECT" | "TRACE") {
-            let answer = Answer::new(405, "neither CONNECT nor TRACE is for this server");
-            return refused(made, answer, Reason::BadRequest);
-        }
-        made.location = match client == whose.client {
-            true => whose.location,
-            false => snapshot.geo.locate(client.ip()),
-        };
-        let mut buffer = [0; MAX_HOST];
-        let host = request.authority.and_then(|host| without_port(host, &mut buffer));
-        // Who was let in under one name must not have another's that asks for more.
-        let terminator =
-            snapshot.listener(whose.peer.listener).and_then(|rules| rules.tls.as_ref());
-        let is_same = whose
-            .peer
-            .policy
-            .as_ref()
-            .zip(terminator)
-            .is_none_or(|(policy, terminator)| terminator.asks_the_same(host, policy));
-        if !is_same {
-            let answer = Answer::new(421, "this host asks for another certificate of its clients");
-            return refused(made, answer, Reason::UnknownHost);
-        }
-        let table = match snapshot.app_of(host, whose.peer.listener) {
-            Some(Some(table)) => Arc::clone(table),
-            Some(None) => {
-                let answer = Answer::new(503, "no backend serves this");
-                return refused(made, answer, Reason::NoBackend);
-            }
-            None => {
-                let answer = Answer::new(421, "no app has this host");
-                return refused(made, answer, Reason::UnknownHost);
-            }
-        };
-        let origin = table.layout.origin(made.location.country, made.location.at_pop);
-        made.key = (client.ip().into(), table.number);
-        made.table = Some(Arc::clone(&table));
-        let client_of = Client { key: made.key, origin, keeper: None };
-        let mut draw = |below| self.rng.u64(..below);
-        let routed = match route::first(&table, client_of, &self.shared.affinity, now, &mut draw) {
-            Ok(routed) => routed,
-            Err(reason) => {
-                let why = match reason {
-                    Reason::AtHardLimit => "every backend is at its limit",
-                    _ => "no backend takes requests now",
-                };
-                let answer = Answer { retry_after: Some(1), ..Answer::new(503, why) };
-                return refused(made, answer, reason);
-            }
-        };
+        let (table, origin, routed) =
+            match self.route_request(whose, request, &mut made, &snapshot, now) {
+                Ok(routed) => routed,
+                Err((answer, reason)) => return refused(made, answer, reason),
+            };
         let named = || relaying::went_to(whose.peer.destination, end);
         let about = About {
             named: request.authority.map_or_else(named, |_| None),
@@ -345,6 +289,64 @@ impl Proxy {
             Box::new(Call { made, to_client, phase, heard: false, until, over_by, broken: None });
         self.dial_for(whose, &mut call, (asked, preamble), (table, origin, routed), &snapshot, now);
         call
+    }
+
+    /// Whether whoever asks may, where it is, and of whom it asks: a place at a backend, else what it is told.
+    fn route_request(
+        &mut self,
+        whose: &Whose<'_>,
+        request: &Request<'_, '_>,
+        made: &mut Made,
+        snapshot: &Snapshot,
+        now: Time,
+    ) -> Result<(Arc<AppTable>, Origin, Routed), (Answer, Reason)> {
+        let (ip, is_itself) = (made.client.ip(), made.client == whose.client);
+        // Whoever speaks to us was let in; for whom it speaks need not be.
+        if !is_itself && snapshot.admission.denies(ip) {
+            self.ended.refused(Reason::Denied, ip.into());
+            return Err((Answer::new(403, "not for you"), Reason::Denied));
+        }
+        if let Some(wait) = snapshot.admission.limits(ip, now) {
+            let secs = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            let answer = Answer::new(429, "too many requests");
+            self.ended.refused(Reason::RateLimited, ip.into());
+            return Err((Answer { retry_after: Some(secs), ..answer }, Reason::RateLimited));
+        }
+        if matches!(request.method, "CONNECT" | "TRACE") {
+            let answer = Answer::new(405, "neither CONNECT nor TRACE is for this server");
+            return Err((answer, Reason::BadRequest));
+        }
+        made.location = if is_itself { whose.location } else { snapshot.geo.locate(ip) };
+        let mut buffer = [0; MAX_HOST];
+        let host = request.authority.and_then(|host| without_port(host, &mut buffer));
+        // Who was let in under one name must not have another's that asks for more.
+        let listener = snapshot.listener(whose.peer.listener);
+        let terminator = listener.and_then(|rules| rules.tls.as_ref());
+        let asked = whose.peer.policy.as_ref().zip(terminator);
+        if !asked.is_none_or(|(policy, terminator)| terminator.asks_the_same(host, policy)) {
+            let answer = Answer::new(421, "this host asks for another certificate of its clients");
+            return Err((answer, Reason::UnknownHost));
+        }
+        let table = snapshot.app_of(host, whose.peer.listener).map_err(|UnknownHost| {
+            (Answer::new(421, "no app has this host"), Reason::UnknownHost)
+        })?;
+        let nobody = (Answer::new(503, "no backend serves this"), Reason::NoBackend);
+        let table = Arc::clone(table.ok_or(nobody)?);
+        let origin = table.layout.origin(made.location.country, made.location.at_pop);
+        made.key = (ip.into(), table.number);
+        made.table = Some(Arc::clone(&table));
+        let client = Client { key: made.key, origin, keeper: None };
+        let mut draw = |below| self.rng.u64(..below);
+        match route::first(&table, client, &self.shared.affinity, now, &mut draw) {
+            Ok(routed) => Ok((table, origin, routed)),
+            Err(reason) => {
+                let why = match reason {
+                    Reason::AtHardLimit => "every backend is at its limit",
+                    _ => "no backend takes requests now",
+                };
+                Err((Answer { retry_after: Some(1), ..Answer::new(503, why) }, reason))
+            }
+        }
     }
 
     /// Dials a backend for a request.
@@ -452,7 +454,7 @@ impl Proxy {
         let snapshot = self.shared.snapshot.load();
         let lifetime = snapshot.warm.map_or(LIFETIME, |rules| rules.max_lifetime);
         // Up to a fifth less, so that those made together do not end together.
-        let lifetime = lifetime - lifetime / 5 * self.rng.u32(..1_000) / 1_000;
+        let lifetime = lifetime / 5_000 * (5_000 - self.rng.u32(..1_000));
         // Where connections are secured it has been said before.
         let said = preamble.as_deref().filter(|_| !dial.is_secured());
         call.until = now + first_wait(&asked, self.times);

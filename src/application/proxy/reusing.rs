@@ -73,20 +73,19 @@ impl Proxy {
         }) {
             return self.drop_leg(leg);
         }
-        match snapshot.keeper(self.number).filter(|_| shared) {
-            Some(keeper) => match upstream.rest(keeper, rested, now) {
+        if let Some(keeper) = snapshot.keeper(self.number).filter(|_| shared) {
+            match upstream.rest(keeper, rested, now) {
                 Ok(until) => {
                     let upstream = Arc::clone(upstream);
                     self.legs.insert(leg, Leg::Rests { upstream, until });
                 }
                 Err(_) => self.drop_leg(leg),
-            },
-            None => {
-                self.legs.insert(leg, Leg::Own { client });
-                if let Some((_, before)) = own.replace((upstream.number, rested)) {
-                    self.drop_leg(before.id);
-                }
             }
+            return;
+        }
+        self.legs.insert(leg, Leg::Own { client });
+        if let Some((_, before)) = own.replace((upstream.number, rested)) {
+            self.drop_leg(before.id);
         }
     }
 

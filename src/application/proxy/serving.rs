@@ -10,7 +10,7 @@ use super::asking::{Call, Came, Having, Peer, Shown, Whose};
 use super::relaying::Relaying;
 use super::reusing::Leg;
 use super::streams::Streams;
-use super::{CLIENT, Comer, Connection, Proxy, Snapshot, Stage, ticks};
+use super::{CLIENT, Comer, Connection, HttpTimes as Times, Proxy, Snapshot, Stage, ticks};
 use crate::application::account::Reason;
 use crate::application::admission::Admitted;
 use crate::application::http::{Answer, Arrived, read};
@@ -18,11 +18,11 @@ use crate::application::relay::{End, Relay};
 use crate::application::upstreams::Rested;
 use crate::domain::affinity::Key as AffinityKey;
 use crate::domain::time::Time;
-use crate::infrastructure::http1::{Found, Request, find, room};
+use crate::infrastructure::http1::{Bad, Found, Request, find, room};
 use crate::infrastructure::http2::PREFACE;
 use crate::infrastructure::reactor::Event;
 use crate::infrastructure::slab::Key;
-use crate::infrastructure::tls::Policy;
+use crate::infrastructure::tls::{Policy, Session};
 
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 64 << 10;
@@ -87,6 +87,20 @@ impl Serving {
     }
 }
 
+/// What comes of a step.
+enum Step {
+    /// There is another.
+    Goes,
+    /// There is, after others had their turn.
+    More,
+    /// There is none until an event.
+    Waits,
+    /// The connection is over.
+    Ends(Reason),
+    /// It speaks another protocol from now on.
+    Upgrades,
+}
+
 /// Whose requests those of a connection are: the rest of it stays to be changed.
 macro_rules! whose {
     ($id:expr, $connection:expr, $peer:expr) => {
@@ -132,8 +146,8 @@ impl Proxy {
         let mut end = end;
         let held = end.take_early();
         let shown = Shown {
-            version: end.tls().and_then(|tls| tls.version()),
-            name: end.tls().and_then(|tls| tls.peer_name()),
+            version: end.tls().and_then(Session::version),
+            name: end.tls().and_then(Session::peer_name),
         };
         let until = now + snapshot.http.times.header_timeout;
         self.times = snapshot.http.times;
@@ -206,159 +220,136 @@ impl Proxy {
 
     /// Goes on as far as it goes without waiting.
     pub(super) fn go_on(&mut self, id: Key, mut connection: Box<Connection>, now: Time) {
-        let mut taken = 0;
-        loop {
+        for _ in 0..TURN {
             let Stage::Serving(serving) = &mut connection.stage else { return };
-            if matches!(serving.phase, Phase::Streams(_)) {
-                return self.go_on_streams(id, connection, now);
-            }
-            let Serving { client, peer, held, looked, is_new, phase, own, until, queued, .. } =
-                &mut **serving;
-            let whose = whose!(id, connection, peer);
-            let ends = match phase {
-                Phase::Awaits | Phase::Lingers if taken == TURN => {
-                    if !std::mem::replace(queued, true) {
-                        self.unfinished.push(id);
-                    }
-                    break;
-                }
-                Phase::Calls(call) => {
-                    match self.turn_call(&whose, call, client, held, own, now) {
-                        Came::Waits => break,
-                        Came::More => {
-                            if !std::mem::replace(queued, true) {
-                                self.unfinished.push(id);
-                            }
-                            break;
-                        }
-                        Came::Over { keeps: true } => {
-                            *is_new = false;
-                            *phase = Phase::Awaits;
-                            let has_begun = !held.is_empty();
-                            *until = now
-                                + if has_begun { self.header_timeout() } else { self.keep_alive() };
-                            continue;
-                        }
-                        Came::Over { keeps: false } => {
-                            // What arrives and is not read would turn the end into a reset, which
-                            // overtakes the answer: of who was refused more may follow, and of
-                            // who has not said that it is the last, another.
-                            let is_all = held.is_empty()
-                                && !client.is_readable()
-                                && call.heard
-                                && !call.made.asks_on;
-                            let _ = client.say_end(&mut self.tools.sealed);
-                            if is_all && client.flush() == Ok(true) {
-                                Some(Reason::BackendClosed)
-                            } else {
-                                client.shut_down();
-                                *phase = Phase::Lingers;
-                                *until = now + LINGER;
-                                continue;
-                            }
-                        }
-                        Came::Gone(reason) => Some(reason),
-                        Came::Upgraded => return self.upgrade(id, connection, now),
-                    }
-                }
-                Phase::Streams(_) => return,
-                Phase::Awaits if *is_new && held.len() >= PREFACE.len() => {
-                    *is_new = false;
-                    if held.starts_with(PREFACE) {
-                        *phase = Phase::Streams(Box::new(Streams::new(held)));
-                        *until = now + self.keep_alive();
-                    }
-                    continue;
-                }
-                Phase::Awaits if *is_new && !held.is_empty() && PREFACE.starts_with(held) => {
-                    match read(client, held, &mut self.tools) {
-                        Ok(Arrived::More) => continue,
-                        Ok(Arrived::Nothing) => break,
-                        Ok(Arrived::End) => Some(Reason::ClientClosed),
-                        Err(_) => Some(Reason::ClientReset),
-                    }
-                }
-                Phase::Awaits => match find(held, *looked) {
-                    Found::Bad(bad) => {
-                        self.refuse_request(&mut connection, Answer::new(bad.status, bad.why), now);
-                        continue;
-                    }
-                    // Also when all of it has come at once.
-                    Found::More(length) | Found::Whole(length) if length > MAX_HEAD => {
-                        let answer = Answer::new(400, "the head is longer than 64 KiB");
-                        self.refuse_request(&mut connection, answer, now);
-                        continue;
-                    }
-                    Found::Whole(length) => {
-                        *looked = 0;
-                        taken += 1;
-                        let mut arrived = std::mem::take(held);
-                        let mut fields = room();
-                        match Request::read(&arrived[..length], &mut fields) {
-                            Ok(request) => {
-                                let call = self.ask(&whose, client, &request, own, now);
-                                *phase = Phase::Calls(call);
-                                arrived.drain(..length);
-                                *held = arrived;
-                            }
-                            Err(bad) => {
-                                let answer = Answer::new(bad.status, bad.why);
-                                self.refuse_request(&mut connection, answer, now);
-                            }
-                        }
-                        continue;
-                    }
-                    Found::More(at) => {
-                        *looked = at;
-                        let was_empty = held.is_empty();
-                        match read(client, held, &mut self.tools) {
-                            Ok(Arrived::More) => {
-                                if was_empty {
-                                    *until = now + self.header_timeout();
-                                }
-                                continue;
-                            }
-                            Ok(Arrived::Nothing) => {
-                                if held.is_empty() {
-                                    // Who is silent holds nothing.
-                                    self.tools.spare.give(std::mem::take(held));
-                                }
-                                break;
-                            }
-                            Ok(Arrived::End) => Some(Reason::ClientClosed),
-                            Err(_) => Some(Reason::ClientReset),
-                        }
-                    }
-                },
-                Phase::Lingers => {
-                    held.clear();
-                    match client.flush().map(|_| read(client, held, &mut self.tools)) {
-                        Ok(Ok(Arrived::Nothing)) => break,
-                        Ok(Ok(Arrived::More)) => {
-                            taken += 1;
-                            continue;
-                        }
-                        Ok(Ok(Arrived::End) | Err(_)) | Err(_) => Some(Reason::BackendClosed),
-                    }
-                }
+            let step = match serving.phase {
+                Phase::Streams(_) => return self.go_on_streams(id, connection, now),
+                Phase::Awaits => self.await_head(id, &mut connection, now),
+                Phase::Calls(_) => self.await_answer(id, &mut connection, now),
+                Phase::Lingers => self.linger(serving),
             };
-            if let Some(reason) = ends {
-                return self.leave(id, connection, reason, now);
+            match step {
+                Step::Goes => {}
+                Step::Waits => return self.pause(id, connection, now),
+                Step::More => break,
+                Step::Ends(reason) => return self.leave(id, connection, reason, now),
+                Step::Upgrades => return self.upgrade(id, connection, now),
             }
+        }
+        if let Stage::Serving(serving) = &mut connection.stage
+            && !std::mem::replace(&mut serving.queued, true)
+        {
+            self.unfinished.push(id);
         }
         self.pause(id, connection, now);
     }
 
-    fn keep_alive(&self) -> Duration {
-        if self.forcing.is_some() {
-            // It has been told that it may go on, before it was known that it may not for long.
-            return JUST_NOW;
+    /// Goes on with the answer to a request.
+    fn await_answer(&mut self, id: Key, connection: &mut Connection, now: Time) -> Step {
+        let Stage::Serving(serving) = &mut connection.stage else { return Step::Waits };
+        let Serving { client, peer, held, is_new, phase, own, until, .. } = &mut **serving;
+        let Phase::Calls(call) = phase else { return Step::Goes };
+        match self.turn_call(&whose!(id, connection, peer), call, client, held, own, now) {
+            Came::Waits => Step::Waits,
+            Came::More => Step::More,
+            Came::Gone(reason) => Step::Ends(reason),
+            Came::Upgraded => Step::Upgrades,
+            Came::Over { keeps: true } => {
+                *is_new = false;
+                *phase = Phase::Awaits;
+                let has_begun = !held.is_empty();
+                let Times { header_timeout, keep_alive_timeout, .. } = self.times;
+                *until = now + if has_begun { header_timeout } else { keep_alive_timeout };
+                Step::Goes
+            }
+            Came::Over { keeps: false } => {
+                // What arrives and is not read would turn the end into a reset, which overtakes the
+                // answer: of who was refused more may follow, and of who has not said that it is the
+                // last, another.
+                let is_all =
+                    held.is_empty() && !client.is_readable() && call.heard && !call.made.asks_on;
+                let _ = client.say_end(&mut self.tools.sealed);
+                if is_all && client.flush() == Ok(true) {
+                    return Step::Ends(Reason::BackendClosed);
+                }
+                client.shut_down();
+                *phase = Phase::Lingers;
+                *until = now + LINGER;
+                Step::Goes
+            }
         }
-        self.times.keep_alive_timeout
     }
 
-    fn header_timeout(&self) -> Duration {
-        self.times.header_timeout
+    /// Goes on until the head of a request is whole.
+    fn await_head(&mut self, id: Key, connection: &mut Connection, now: Time) -> Step {
+        let Stage::Serving(serving) = &mut connection.stage else { return Step::Waits };
+        let Serving { client, peer, held, looked, is_new, phase, own, until, .. } = &mut **serving;
+        let found = match *is_new && !held.is_empty() {
+            true if held.starts_with(PREFACE) => {
+                *phase = Phase::Streams(Box::new(Streams::new(held)));
+                *until = now + self.times.keep_alive_timeout;
+                return Step::Goes;
+            }
+            true if PREFACE.starts_with(held) => Found::More(0),
+            _ => find(held, *looked),
+        };
+        let bad = match found {
+            Found::Bad(bad) => bad,
+            // Also when all of it has come at once.
+            Found::More(length) | Found::Whole(length) if length > MAX_HEAD => {
+                Bad::request("the head is longer than 64 KiB")
+            }
+            Found::Whole(length) => {
+                *looked = 0;
+                let mut arrived = std::mem::take(held);
+                let mut fields = room();
+                match Request::read(&arrived[..length], &mut fields) {
+                    Ok(request) => {
+                        let whose = whose!(id, connection, peer);
+                        *phase = Phase::Calls(self.ask(&whose, client, &request, own, now));
+                        arrived.drain(..length);
+                        *held = arrived;
+                        return Step::Goes;
+                    }
+                    Err(bad) => bad,
+                }
+            }
+            Found::More(at) => {
+                *looked = at;
+                let was_empty = held.is_empty();
+                return match read(client, held, &mut self.tools) {
+                    Ok(Arrived::More) => {
+                        if was_empty {
+                            *until = now + self.times.header_timeout;
+                        }
+                        Step::Goes
+                    }
+                    Ok(Arrived::Nothing) => {
+                        if held.is_empty() {
+                            // Who is silent holds nothing.
+                            self.tools.spare.give(std::mem::take(held));
+                        }
+                        Step::Waits
+                    }
+                    Ok(Arrived::End) => Step::Ends(Reason::ClientClosed),
+                    Err(_) => Step::Ends(Reason::ClientReset),
+                };
+            }
+        };
+        let answer = Answer::new(bad.status, bad.why);
+        *phase = Phase::Calls(self.refusal(connection.client, answer, now));
+        Step::Goes
+    }
+
+    /// Reads out what a client still says to whom the last has been said.
+    fn linger(&mut self, serving: &mut Serving) -> Step {
+        let Serving { client, held, .. } = serving;
+        held.clear();
+        match client.flush().map(|_| read(client, held, &mut self.tools)) {
+            Ok(Ok(Arrived::Nothing)) => Step::Waits,
+            Ok(Ok(Arrived::More)) => Step::Goes,
+            Ok(Ok(Arrived::End) | Err(_)) | Err(_) => Step::Ends(Reason::BackendClosed),
+        }
     }
 
     /// From now on the connection carries bytes, as in tcp mode.

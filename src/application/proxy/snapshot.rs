@@ -66,6 +66,10 @@ pub struct HttpTimes {
     pub response_timeout: Duration,
 }
 
+/// There is no app that has a host.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UnknownHost;
+
 /// What a listener does with who comes.
 #[derive(Clone, Debug, Default)]
 pub struct ListenerRules {
@@ -96,22 +100,22 @@ impl Snapshot {
         }
     }
 
-    /// The table of the app that a host leads to; `None` when it leads nowhere. Where the listener's app
+    /// The table of the app that a host leads to; an error when it leads nowhere. Where the listener's app
     /// has no hosts of its own, it has all others'.
     pub(super) fn app_of(
         &self,
         host: Option<&str>,
         listener: u16,
-    ) -> Option<Option<&Arc<AppTable>>> {
+    ) -> Result<Option<&Arc<AppTable>>, UnknownHost> {
         if let Some(app) = host.and_then(|host| self.hosts.get(host)) {
-            return Some(self.tables.get(app));
+            return Ok(self.tables.get(app));
         }
-        let table = self.listener(listener)?.table.as_ref();
+        let table = self.listener(listener).and_then(|rules| rules.table.as_ref());
         let has_hosts = match table {
             Some(table) => self.with_hosts.contains(&table.name),
             None => !self.with_hosts.is_empty(),
         };
-        (!has_hosts).then_some(table)
+        if has_hosts { Err(UnknownHost) } else { Ok(table) }
     }
 
     pub(super) fn listener(&self, listener: u16) -> Option<&ListenerRules> {

@@ -4,13 +4,16 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use h2::Reason as H2Reason;
+use h2::{Reason as H2Reason, RecvStream};
+use http::request::Parts;
 
 use super::asking::{Call, Came, Whose};
 use super::serving::Phase;
 use super::{Connection, Proxy, Stage};
 use crate::application::account::Reason;
 use crate::application::http::{Answer, Arrived, Out, Stream, cookies, read, request_of};
+use crate::application::relay::End;
+use crate::application::upstreams::Rested;
 use crate::domain::time::Time;
 use crate::infrastructure::http1::{Field, MAX_HEADERS};
 use crate::infrastructure::http2::{Polled, Session};
@@ -145,18 +148,7 @@ impl Proxy {
                     more = true;
                     let number = respond.stream_id().as_u32();
                     let (parts, body) = request.into_parts();
-                    let cookies = cookies(&parts);
-                    let has_body = !body.is_end_stream();
-                    let mut fields: [Field<'_>; MAX_HEADERS] =
-                        [httparse::EMPTY_HEADER; MAX_HEADERS];
-                    let read = request_of(&parts, cookies.as_deref(), has_body, &mut fields);
-                    let whose = whose(number);
-                    let call = match read {
-                        Ok(request) => self.ask(&whose, end, &request, own, now),
-                        Err(bad) => {
-                            self.refusal(whose.client, Answer::new(bad.status, bad.why), now)
-                        }
-                    };
+                    let call = self.ask_in_stream(&whose(number), end, (&parts, &body), own, now);
                     let stream = Stream::new(body, respond);
                     stream.woken.note();
                     let asking = Asking { call, stream, held: Vec::new() };
@@ -224,6 +216,23 @@ impl Proxy {
             }
             // What is to be sent waits, and with it whoever has more.
             Ok(false) => Ok(false),
+        }
+    }
+
+    /// Takes up a request.
+    fn ask_in_stream(
+        &mut self,
+        whose: &Whose<'_>,
+        end: &End,
+        (parts, body): (&Parts, &RecvStream),
+        own: &mut Option<(u64, Rested)>,
+        now: Time,
+    ) -> Box<Call> {
+        let cookies = cookies(parts);
+        let mut fields: [Field<'_>; MAX_HEADERS] = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        match request_of(parts, cookies.as_deref(), !body.is_end_stream(), &mut fields) {
+            Ok(request) => self.ask(whose, end, &request, own, now),
+            Err(bad) => self.refusal(whose.client, Answer::new(bad.status, bad.why), now),
         }
     }
 

@@ -387,6 +387,7 @@ impl End {
     }
 
     /// Whether the peer's end may be somebody else's: it did not say that it was the end.
+    #[must_use]
     pub fn is_cut_off(&self) -> bool {
         self.tls.as_ref().is_some_and(|session| !session.peer_closed())
     }

@@ -86,9 +86,10 @@ impl Chunks {
 /// The length of the next chunk, and of the line that says it.
 fn line(bytes: &[u8]) -> Result<Option<(u64, usize)>, Bad> {
     let Some(end) = bytes.iter().take(MAX_LINE).position(|byte| *byte == b'\n') else {
-        return match bytes.len() < MAX_LINE {
-            true => Ok(None),
-            false => Err(Bad::request("too long a line before a chunk")),
+        return if bytes.len() < MAX_LINE {
+            Ok(None)
+        } else {
+            Err(Bad::request("too long a line before a chunk"))
         };
     };
     let Some((b'\r', line)) = bytes[..end].split_last() else {

@@ -53,9 +53,8 @@ pub fn find(bytes: &[u8], from: usize) -> Found {
 /// compiler makes one comparison of.
 fn plain(bytes: &[u8]) -> usize {
     const BLOCK: usize = 16;
-    let is_plain = |block: &&[u8; BLOCK]| {
-        block.iter().fold(true, |plain, byte| plain & (*byte >= b' ') & (*byte != 0x7f))
-    };
+    let odd = |byte: &u8| u8::from(*byte < b' ') | u8::from(*byte == 0x7f);
+    let is_plain = |block: &&[u8; BLOCK]| block.iter().fold(0, |any, byte| any | odd(byte)) == 0;
     let (blocks, _) = bytes.as_chunks::<BLOCK>();
     (blocks.iter().take_while(is_plain).count() * BLOCK).max(1)
 }
