@@ -119,6 +119,15 @@ pub fn admit(
     Ok(Admitted { guard, too_often, client })
 }
 
+/// What comes of asking too often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TooOften {
+    /// Nothing, for now.
+    DryRun,
+    /// It is to wait so long.
+    Refused(Duration),
+}
+
 impl Rules {
     /// Whether a client is on the deny list.
     #[must_use]
@@ -126,12 +135,12 @@ impl Rules {
         !self.deny.is_empty() && self.deny.get(ip).is_some()
     }
 
-    /// How long a client that asks too often is to wait; `None` = it does not. What it asks for is
-    /// counted.
+    /// Whether a client asks too often. What it asks for is counted.
     #[must_use]
-    pub fn limits(&self, ip: IpAddr, now: Time) -> Option<Duration> {
-        let rate = self.rate.as_ref().filter(|rate| rate.refuses(ip, now) && !rate.dry_run)?;
-        Some(rate.limiter.retry_after_at(ip, now))
+    pub fn limits(&self, ip: IpAddr, now: Time) -> Option<TooOften> {
+        let rate = self.rate.as_ref().filter(|rate| rate.refuses(ip, now))?;
+        let wait = (!rate.dry_run).then(|| rate.limiter.retry_after_at(ip, now));
+        Some(wait.map_or(TooOften::DryRun, TooOften::Refused))
     }
 }
 

@@ -486,9 +486,12 @@ impl Proxy {
 
     /// Forgets a connection that was lost while something of its was taken up.
     pub fn abandon(&mut self, id: Key) {
-        self.arriving.remove(&id);
-        self.warm.remove(&id);
-        self.connections.free(id);
+        let client = self.abandon_legs(id);
+        for id in [id, client] {
+            self.arriving.remove(&id);
+            self.warm.remove(&id);
+            self.connections.free(id);
+        }
     }
 
     fn dialled(&mut self, id: Key, mut connection: Box<Connection>, progress: Progress, now: Time) {

@@ -17,7 +17,9 @@ impl LogFilter {
     /// Never: it was parsed before.
     #[must_use]
     pub fn filter(&self) -> EnvFilter {
-        EnvFilter::try_new(&self.0).expect("what was parsed parses again")
+        // The library warns of what any client can do; whoever wants to hear it names it.
+        let filter = format!("h2=off,{}", self.0);
+        EnvFilter::try_new(filter).expect("what was parsed parses again")
     }
 }
 

@@ -66,6 +66,12 @@ impl Woken {
         self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
     }
 
+    /// Whether it was since the last that was taken.
+    #[must_use]
+    pub fn is_noted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// Notes that it is to be looked at.
     pub fn note(&self) {
         self.0.store(true, Ordering::Relaxed);
@@ -117,17 +123,31 @@ impl Session {
         wire.from < wire.incoming.len()
     }
 
-    /// Takes what is to be sent, in place of what `before` held.
-    pub fn take_outgoing(&self, before: &mut Vec<u8>) {
+    /// Takes what is to be sent, in place of what `before` held. Whether it is so much that the library waits
+    /// with more.
+    pub fn take_outgoing(&self, before: &mut Vec<u8>) -> bool {
         let mut wire = self.wire.lock();
         before.clear();
         std::mem::swap(&mut wire.outgoing, before);
+        before.len() >= OUTGOING
     }
 
-    /// Whether there is something to be sent.
+    /// Whether there is something of a request or an answer that has not come to its end.
     #[must_use]
-    pub fn has_outgoing(&self) -> bool {
-        !self.wire.lock().outgoing.is_empty()
+    pub fn is_busy(&self) -> bool {
+        let has_streams = matches!(&self.state, State::Open(open) if open.has_streams());
+        has_streams || !self.wire.lock().outgoing.is_empty()
+    }
+
+    /// Holds no memory for what has come and gone.
+    pub fn rest(&self) {
+        let mut wire = self.wire.lock();
+        if wire.incoming.is_empty() {
+            wire.incoming = Vec::new();
+        }
+        if wire.outgoing.is_empty() {
+            wire.outgoing = Vec::new();
+        }
     }
 
     /// Goes on as far as what has arrived leads.
@@ -162,6 +182,13 @@ impl Session {
         }
     }
 
+    /// Ends it, with all that is under way.
+    pub fn break_off(&mut self, reason: Reason) {
+        if let State::Open(connection) = &mut self.state {
+            connection.abrupt_shutdown(reason);
+        }
+    }
+
     fn over(&mut self, error: &h2::Error) -> Polled {
         tracing::debug!(%error, "HTTP/2 ends");
         self.state = State::Over;
@@ -173,12 +200,6 @@ impl Default for Session {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Whether an error says that somebody has gone on purpose, rather than been at fault.
-#[must_use]
-pub fn is_cancelled(reason: Reason) -> bool {
-    matches!(reason, Reason::CANCEL | Reason::NO_ERROR | Reason::STREAM_CLOSED)
 }
 
 /// The library's end of the memory by which bytes go in and out.

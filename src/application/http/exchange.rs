@@ -434,6 +434,8 @@ impl Exchange {
                 tools.spare.give(std::mem::take(&mut to_client.bytes));
                 let up_is_over =
                     self.asked.up.is_over() && self.to_backend.is_empty() && !self.deaf;
+                // What TLS has not been able to send yet nobody would.
+                let up_is_over = up_is_over && self.backend.flush() == Ok(true);
                 return Ok(Turn::Over {
                     client: self.asked.keeps && self.asked.up.is_over(),
                     backend: self.backend_keeps && up_is_over && self.held.is_empty(),

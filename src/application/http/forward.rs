@@ -121,7 +121,7 @@ pub fn request_head(request: &Request<'_, '_>, about: &About, out: &mut Vec<u8>)
     }
     for sent in end_to_end(request.fields) {
         let is = |name: &&str| sent.name.eq_ignore_ascii_case(name);
-        let is_said = is(&"host") || is_about_clients(sent.name);
+        let is_said = is(&"host") || is_of(&ABOUT_CLIENTS, sent.name);
         // A trace that is none, and what belongs to it.
         let is_lost = !about.trace.1 && (is(&"traceparent") || is(&"tracestate"));
         if !is_said && !is_lost {
@@ -259,27 +259,26 @@ pub fn end_to_end<'h, 'b>(fields: &'h [Field<'b>]) -> impl Iterator<Item = &'h F
     };
     let has_options = fields.iter().any(|field| field.name.eq_ignore_ascii_case("connection"));
     fields.iter().filter(move |field| {
-        let is_hop = HOP_BY_HOP.iter().any(|name| field.name.eq_ignore_ascii_case(name));
+        let is_hop = is_of(&HOP_BY_HOP, field.name);
         // What a message cannot do without is nobody's to take out.
         let is_needed = field.name.eq_ignore_ascii_case("host");
         !is_hop && (is_needed || !has_options || !named(field.name))
     })
 }
 
-/// Whether a field says who asks, with `_` for `-` as well: to many a backend both are the same (RFC 3875,
-/// 4.1.18).
-fn is_about_clients(name: &str) -> bool {
+/// Whether a name is one of `known`, with `_` for `-` as well: to many a backend both are the same (RFC
+/// 3875, 4.1.18).
+fn is_of(known: &[&str], name: &str) -> bool {
     let is_same = |(a, b): (u8, u8)| a.eq_ignore_ascii_case(&b) || (a == b'_' && b == b'-');
     let is =
         |known: &&str| known.len() == name.len() && name.bytes().zip(known.bytes()).all(is_same);
-    ABOUT_CLIENTS.iter().any(is)
+    known.iter().any(is)
 }
 
 /// Whether a field may stand behind a body.
 #[must_use]
 pub fn is_field_for_trailers(name: &str) -> bool {
-    let all = HOP_BY_HOP.iter().chain(&ABOUT_CLIENTS).chain(&NOT_BEHIND);
-    !all.into_iter().any(|other| name.eq_ignore_ascii_case(other))
+    ![&HOP_BY_HOP[..], &ABOUT_CLIENTS, &NOT_BEHIND].iter().any(|known| is_of(known, name))
 }
 
 fn line(out: &mut Vec<u8>, parts: &[&[u8]]) {

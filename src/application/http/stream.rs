@@ -152,7 +152,7 @@ impl Asker for Stream {
         }
         match passed.framing {
             Framing::Length(length) => add("content-length", length.to_string().as_bytes()),
-            Framing::None if response.status >= 200 => {
+            Framing::None if response.status >= 200 && response.status != 204 => {
                 if let Some(length) = response.field("content-length") {
                     add("content-length", length);
                 }

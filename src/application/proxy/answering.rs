@@ -187,7 +187,7 @@ impl Proxy {
             }
             Phase::Has(_) | Phase::Dials(_) => {}
         }
-        let is_clients = call.waits_for_client() && !is_over;
+        let is_clients = call.waits_for_client();
         let keeps = false;
         let verdict = if is_clients {
             (Answer::new(408, "the body of the request took too long"), Reason::RequestTimeout)
@@ -222,11 +222,12 @@ impl Proxy {
         now: Time,
     ) {
         let leg = match &call.phase {
-            Phase::Dials(dialling) => Some(dialling.leg),
-            Phase::Has(having) => Some(having.leg),
-            Phase::Answers(_) | Phase::Answered => None,
+            Phase::Dials(dialling) => dialling.leg,
+            Phase::Has(having) => having.leg,
+            // For the reason that it has.
+            Phase::Answers(_) => return self.tell_of(whose, &mut call, None, now),
+            Phase::Answered => return,
         };
-        let Some(leg) = leg else { return };
         self.drop_leg(leg);
         call.made.reason = reason;
         let status = call.having().and_then(|having| having.exchange.status);

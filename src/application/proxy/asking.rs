@@ -11,6 +11,7 @@ use super::reusing::Leg;
 use super::snapshot::UnknownHost;
 use super::{HttpTimes, Proxy, Snapshot, connect, dial_tools, relaying, ticks};
 use crate::application::account::Reason;
+use crate::application::admission::TooOften;
 use crate::application::connect::{Connected, Dial, Greeting, Progress};
 use crate::application::http::{About, Answer, Asked, Exchange, Flow, Out, Said, request_head};
 use crate::application::locate::Location;
@@ -306,7 +307,11 @@ impl Proxy {
             self.ended.refused(Reason::Denied, ip.into());
             return Err((Answer::new(403, "not for you"), Reason::Denied));
         }
-        if let Some(wait) = snapshot.admission.limits(ip, now) {
+        let too_often = snapshot.admission.limits(ip, now);
+        if too_often == Some(TooOften::DryRun) {
+            self.ended.would_be_limited(ip.into());
+        }
+        if let Some(TooOften::Refused(wait)) = too_often {
             let secs = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             let answer = Answer::new(429, "too many requests");
             self.ended.refused(Reason::RateLimited, ip.into());

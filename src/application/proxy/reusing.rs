@@ -102,7 +102,9 @@ impl Proxy {
 
     /// Closes those that have rested long enough, or whose backend is to have none.
     pub(super) fn sweep_rested(&mut self, now: Time) {
-        let keeps = self.shared.snapshot.load().warm.is_some() && self.forcing.is_none();
+        let keeps = self.shared.snapshot.load().warm.is_some()
+            && now >= self.no_warming_until
+            && self.forcing.is_none();
         let (mut over, mut seen) = (Vec::new(), HashSet::new());
         for (leg, what) in &self.legs {
             let Leg::Rests { upstream, until } = what else { continue };
@@ -115,6 +117,38 @@ impl Proxy {
             }
         }
         for leg in over {
+            self.drop_leg(leg);
+        }
+    }
+
+    /// Forgets the connections to backends of a client that is lost, or that of which this is one; whose
+    /// it was.
+    pub(super) fn abandon_legs(&mut self, id: Key) -> Key {
+        let client_of = |leg: &Leg| match leg {
+            Leg::Call { client, .. } | Leg::Own { client } => Some(*client),
+            Leg::Rests { .. } => None,
+        };
+        let client = self.legs.get(&id).and_then(client_of).unwrap_or(id);
+        let is_its = |(leg, what): &(&Key, &Leg)| **leg == id || client_of(what) == Some(client);
+        let lost: Vec<Key> = self.legs.iter().filter(is_its).map(|(leg, _)| *leg).collect();
+        for leg in lost {
+            self.drop_leg(leg);
+        }
+        client
+    }
+
+    /// Closes those that rest at a backend.
+    pub(super) fn drop_rested(&mut self, backend: u64) {
+        let is_its = |leg: &Leg| match leg {
+            Leg::Rests { upstream, .. } => upstream.number == backend,
+            Leg::Call { .. } | Leg::Own { .. } => false,
+        };
+        let all: Vec<Key> =
+            self.legs.iter().filter(|(_, leg)| is_its(leg)).map(|(leg, _)| *leg).collect();
+        for leg in all {
+            if let Some(Leg::Rests { upstream, .. }) = self.legs.get(&leg) {
+                drop(upstream.take_rested_away(self.number, leg));
+            }
             self.drop_leg(leg);
         }
     }

@@ -149,6 +149,8 @@ impl Proxy {
             version: end.tls().and_then(Session::version),
             name: end.tls().and_then(Session::peer_name),
         };
+        // Nothing comes of its age.
+        self.connections.reach(id, u8::MAX);
         let until = now + snapshot.http.times.header_timeout;
         self.times = snapshot.http.times;
         let serving = Box::new(Serving {
@@ -182,7 +184,10 @@ impl Proxy {
         let Stage::Serving(serving) = &mut connection.stage else { return };
         serving.client.note(event);
         // One that has said all in TLS and gone resets what it is told: it is still heard.
-        if event.failed() && serving.client.tls().is_none() {
+        let Serving { client, held, .. } = &mut **serving;
+        if event.failed()
+            && (client.tls().is_none() || read(client, held, &mut self.tools).is_err())
+        {
             return self.leave(id, connection, Reason::ClientReset, now);
         }
         self.go_on(id, connection, now);
@@ -380,6 +385,7 @@ impl Proxy {
             relay = relay.followed_by(behind.into());
         }
         connection.location = made.location;
+        self.connections.renew(id, ticks(now));
         self.connections.may_idle(id, super::idle_ticks(table.rules.idle_timeout));
         let setup = now.since(connection.accepted);
         connection.stage = Stage::Relaying(Relaying {
@@ -479,6 +485,24 @@ impl Proxy {
             self.deadlines.push(Reverse((serving.until, id)));
         }
         self.connections.put(id, connection);
+    }
+
+    /// Ends what a backend has of a client's.
+    pub(super) fn kill_serving(
+        &mut self,
+        id: Key,
+        mut connection: Box<Connection>,
+        backend: u64,
+        now: Time,
+    ) {
+        if let Stage::Serving(serving) = &mut connection.stage
+            && let Phase::Streams(streams) = &mut serving.phase
+        {
+            // Other backends have others.
+            streams.break_off(backend, Reason::Killed);
+            return self.go_on_streams(id, connection, now);
+        }
+        self.end(id, connection, Reason::Killed, now);
     }
 
     /// Ends a connection.

@@ -2,13 +2,14 @@
 //! `asking`.
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::time::Duration;
 
 use h2::{Reason as H2Reason, RecvStream};
 use http::request::Parts;
 
 use super::asking::{Call, Came, Whose};
-use super::serving::Phase;
+use super::serving::{Phase, Serving};
 use super::{Connection, Proxy, Stage};
 use crate::application::account::Reason;
 use crate::application::http::{Answer, Arrived, Out, Stream, cookies, read, request_of};
@@ -18,17 +19,23 @@ use crate::domain::time::Time;
 use crate::infrastructure::http1::{Field, MAX_HEADERS};
 use crate::infrastructure::http2::{Polled, Session};
 use crate::infrastructure::reactor::Reactor;
-use crate::infrastructure::slab::Key;
+use crate::infrastructure::slab::{Key, KeyHasher};
 
 /// How often one connection is taken up before others have their turn.
-const ROUNDS: usize = 16;
+const ROUNDS: usize = 4;
+/// Most requests that are taken up before others have their turn.
+const ACCEPTS: usize = 16;
+/// How many more requests a client may take back than it lets be answered.
+const MAX_TAKEN_BACK: u32 = 200;
 /// How long a client is waited for that has been told that no more requests are taken.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A connection of HTTP/2.
 pub(super) struct Streams {
     session: Session,
-    calls: HashMap<u32, Asking>,
+    calls: HashMap<u32, Asking, BuildHasherDefault<KeyHasher>>,
+    /// How many more requests were taken back than answered.
+    taken_back: u32,
     to_client: Out,
     /// Whether no more requests are taken, and whether the connection is over but for what is to be sent.
     leaving: bool,
@@ -48,8 +55,8 @@ impl Streams {
     pub fn new(arrived: &[u8]) -> Self {
         let session = Session::new();
         session.arrived(arrived);
-        let (calls, to_client) = (HashMap::new(), Out::default());
-        Self { session, calls, to_client, leaving: false, over: false }
+        let (calls, to_client) = (HashMap::default(), Out::default());
+        Self { session, calls, taken_back: 0, to_client, leaving: false, over: false }
     }
 
     /// The number of a backend that has a request of this client's.
@@ -57,9 +64,24 @@ impl Streams {
         self.calls.values().any(|asking| asking.call.backend() == Some(number))
     }
 
-    /// Whether no request is under way.
+    /// Whether no request is under way, nor anything of an answer.
     pub fn is_idle(&self) -> bool {
-        self.calls.is_empty()
+        self.calls.is_empty() && self.to_client.is_empty() && !self.session.is_busy()
+    }
+
+    /// Whether a request can go on.
+    fn is_woken(&self) -> bool {
+        self.calls.values().any(|asking| asking.stream.woken.is_noted())
+    }
+
+    /// Has those that a backend has come to their end; they will be looked at.
+    pub fn break_off(&mut self, backend: u64, reason: Reason) {
+        for asking in self.calls.values_mut() {
+            if asking.call.backend() == Some(backend) {
+                asking.call.break_off(reason);
+                asking.stream.woken.note();
+            }
+        }
     }
 
     /// When it is to be looked at next: one of its requests, or all of it when there is none.
@@ -113,61 +135,123 @@ impl Proxy {
     fn round(&mut self, id: Key, connection: &mut Connection, now: Time) -> Result<bool, Reason> {
         let Connection { client, name, location, stage, .. } = connection;
         let Stage::Serving(serving) = stage else { return Ok(false) };
-        let (end, own) = (&mut serving.client, &mut serving.own);
-        let Phase::Streams(streams) = &mut serving.phase else { return Ok(false) };
-        let whose = |stream| Whose {
+        let Serving { client: end, peer, held, phase, own, until, .. } = &mut **serving;
+        let Phase::Streams(streams) = phase else { return Ok(false) };
+        let whose = Whose {
             id,
-            stream,
+            stream: 0,
             client: *client,
             location: *location,
             name: name.as_deref(),
-            peer: &serving.peer,
+            peer,
         };
-        let mut more = false;
-        // What is not taken up is not read.
-        if !streams.session.has_arrived() {
-            serving.held.clear();
-            match read(end, &mut serving.held, &mut self.tools) {
-                Ok(Arrived::Nothing) => {}
-                Ok(Arrived::More) => {
-                    streams.session.arrived(&serving.held);
-                    more = true;
-                }
-                Ok(Arrived::End) => {
-                    streams.session.ended();
-                    end.no_more();
-                }
+        self.hear(streams, end, held)?;
+        let mut more = self.accept_streams(streams, &whose, end, own, now);
+        self.turn_streams(streams, &whose, own, until, now);
+        if self.forcing.is_some() && !streams.leaving {
+            streams.shut_down();
+        }
+        // What has been said goes to where it is sent from.
+        more |= self.accept_streams(streams, &whose, end, own, now);
+        loop {
+            if streams.to_client.is_empty() {
+                more |= streams.session.take_outgoing(&mut streams.to_client.bytes);
+            }
+            if streams.to_client.is_empty() {
+                break;
+            }
+            let left = streams.to_client.left().len();
+            let sent = streams.to_client.flush(end, false, &mut self.tools);
+            if streams.to_client.left().len() < left {
+                *until = (*until).max(now + self.times.keep_alive_timeout);
+            }
+            match sent {
                 Err(_) => return Err(Reason::ClientReset),
+                // Whoever has more to say waits with it.
+                Ok(false) => return Ok(false),
+                Ok(true) => {}
             }
         }
-        while !streams.over {
+        if streams.over {
+            let _ = end.say_end(&mut self.tools.sealed);
+            let is_all = streams.calls.is_empty();
+            return Err(if is_all { Reason::ClientClosed } else { Reason::ClientReset });
+        }
+        more |= end.is_readable() || streams.session.has_arrived() || streams.is_woken();
+        if !more {
+            // Who is silent holds nothing.
+            self.tools.spare.give(std::mem::take(held));
+            self.tools.spare.give(std::mem::take(&mut streams.to_client.bytes));
+            streams.session.rest();
+        }
+        Ok(more)
+    }
+
+    /// Reads what has come. What has and is not taken up keeps us from reading more.
+    fn hear(&mut self, streams: &Streams, end: &mut End, held: &mut Vec<u8>) -> Result<(), Reason> {
+        if streams.session.has_arrived() {
+            return Ok(());
+        }
+        held.clear();
+        match read(end, held, &mut self.tools) {
+            Ok(Arrived::Nothing) => {}
+            Ok(Arrived::More) => streams.session.arrived(held),
+            Ok(Arrived::End) => {
+                streams.session.ended();
+                end.no_more();
+            }
+            Err(_) => return Err(Reason::ClientReset),
+        }
+        Ok(())
+    }
+
+    /// Takes up requests; whether there may be more of them than one turn takes.
+    fn accept_streams(
+        &mut self,
+        streams: &mut Streams,
+        whose: &Whose<'_>,
+        end: &End,
+        own: &mut Option<(u64, Rested)>,
+        now: Time,
+    ) -> bool {
+        for _ in 0..ACCEPTS {
             match streams.session.poll() {
-                Polled::Waits => break,
-                Polled::Over => streams.over = true,
+                Polled::Waits => return false,
+                Polled::Over => {
+                    streams.over = true;
+                    return false;
+                }
                 Polled::Request(request, respond) => {
-                    more = true;
-                    let number = respond.stream_id().as_u32();
+                    let stream = respond.stream_id().as_u32();
                     let (parts, body) = request.into_parts();
-                    let call = self.ask_in_stream(&whose(number), end, (&parts, &body), own, now);
-                    let stream = Stream::new(body, respond);
-                    stream.woken.note();
-                    let asking = Asking { call, stream, held: Vec::new() };
-                    streams.calls.insert(number, asking);
+                    let whose = Whose { stream, ..*whose };
+                    let call = self.ask_in_stream(&whose, end, (&parts, &body), own, now);
+                    let asker = Stream::new(body, respond);
+                    asker.woken.note();
+                    let asking = Asking { call, stream: asker, held: Vec::new() };
+                    streams.calls.insert(stream, asking);
                 }
             }
         }
-        let woken: Vec<u32> = streams
-            .calls
-            .iter()
-            .filter(|(_, asking)| asking.stream.woken.take())
-            .map(|(number, _)| *number)
-            .collect();
+        true
+    }
+
+    /// Goes on with the requests that can.
+    fn turn_streams(
+        &mut self,
+        streams: &mut Streams,
+        whose: &Whose<'_>,
+        own: &mut Option<(u64, Rested)>,
+        until: &mut Time,
+        now: Time,
+    ) {
+        let woken = streams.calls.iter().filter(|(_, asking)| asking.stream.woken.take());
+        let woken: Vec<u32> = woken.map(|(number, _)| *number).collect();
         for number in woken {
-            more = true;
             let Some(Asking { call, stream, held }) = streams.calls.get_mut(&number) else {
                 continue;
             };
-            let whose = whose(number);
+            let whose = Whose { stream: number, ..*whose };
             let came = if stream.is_taken_back() {
                 Came::Gone(Reason::ClientReset)
             } else {
@@ -179,8 +263,11 @@ impl Proxy {
                     stream.woken.note();
                     continue;
                 }
-                Came::Over { .. } => {}
-                Came::Gone(Reason::ClientReset) => stream.reset(H2Reason::CANCEL),
+                Came::Over { .. } => streams.taken_back = streams.taken_back.saturating_sub(1),
+                Came::Gone(Reason::ClientReset) => {
+                    streams.taken_back += 1;
+                    stream.reset(H2Reason::CANCEL);
+                }
                 Came::Gone(_) | Came::Upgraded => stream.reset(H2Reason::INTERNAL_ERROR),
             }
             // What is still to come of a request that has been answered is not wanted: the library says
@@ -189,33 +276,11 @@ impl Proxy {
             if let Came::Gone(reason) = came {
                 self.give_up(&whose, asking.call, reason, now);
             }
-            serving.until = now + self.times.keep_alive_timeout;
+            *until = now + self.times.keep_alive_timeout;
         }
-        if self.forcing.is_some() && !streams.leaving {
-            streams.shut_down();
-            more = true;
-        }
-        // Whoever was woken had something to say.
-        let before = streams.to_client.is_empty();
-        if before && streams.session.has_outgoing() {
-            streams.session.take_outgoing(&mut streams.to_client.bytes);
-            more = true;
-        }
-        match streams.to_client.flush(end, false, &mut self.tools) {
-            Err(_) => Err(Reason::ClientReset),
-            Ok(true) if streams.over && !streams.session.has_outgoing() => {
-                let _ = end.say_end(&mut self.tools.sealed);
-                let gone = streams.calls.is_empty();
-                Err(if gone { Reason::ClientClosed } else { Reason::ClientReset })
-            }
-            Ok(true) => {
-                if !more {
-                    streams.to_client = Out::default();
-                }
-                Ok(more)
-            }
-            // What is to be sent waits, and with it whoever has more.
-            Ok(false) => Ok(false),
+        if streams.taken_back > MAX_TAKEN_BACK {
+            streams.session.break_off(H2Reason::ENHANCE_YOUR_CALM);
+            streams.taken_back = 0;
         }
     }
 
@@ -251,8 +316,9 @@ impl Proxy {
                 asking.stream.woken.note();
             }
         }
-        if streams.is_idle() && *until <= now {
-            if streams.leaving {
+        if streams.calls.is_empty() && *until <= now {
+            // Who has taken nothing for so long of what it has asked for does not come back to it.
+            if streams.leaving || !streams.is_idle() {
                 return Some(Reason::Idle);
             }
             streams.shut_down();

@@ -86,6 +86,7 @@ impl Proxy {
 
     /// Closes all connections to a backend.
     pub fn close_all_of(&mut self, backend: u64, now: Time) {
+        self.drop_rested(backend);
         let all: Vec<Key> = self.connections.ages().map(|(id, _)| id).collect();
         for id in all {
             let Some(connection) = self.connections.take(id) else { continue };
@@ -94,7 +95,7 @@ impl Proxy {
                     self.end(id, connection, Reason::Killed, now);
                 }
                 Stage::Serving(serving) if serving.has_backend(backend) => {
-                    self.end(id, connection, Reason::Killed, now);
+                    self.kill_serving(id, connection, backend, now);
                 }
                 _ => self.connections.put(id, connection),
             }

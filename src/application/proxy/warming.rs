@@ -168,6 +168,7 @@ impl Proxy {
         let until = (now + SHORTAGE).nanos();
         self.shared.short_of_descriptors.fetch_max(until, Ordering::Relaxed);
         self.sweep_warm(now);
+        self.sweep_rested(now);
     }
 
     /// Closes a warm connection.

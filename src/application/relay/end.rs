@@ -165,7 +165,8 @@ impl End {
     #[must_use]
     pub fn is_silent(&self) -> bool {
         let peek = || retry(|| recv(&self.socket, &mut [0; 1], RecvFlags::PEEK));
-        !self.readable && matches!(peek(), Err(Errno::AGAIN))
+        let has_part = self.tls.as_ref().is_some_and(|session| session.unread() > 0);
+        !self.readable && self.writable && !has_part && matches!(peek(), Err(Errno::AGAIN))
     }
 
     /// Whether the peer has sent its last byte.
