@@ -109,7 +109,8 @@ impl Proxy {
         call.heard = exchange.asked.up.is_over();
         let end = exchange.into_backend(&mut self.tools.spare);
         self.tools.spare.give(std::mem::take(&mut call.made.head));
-        let rested = Rested { id: leg, part, end, dies };
+        let secured_by = table.rules.tls.clone();
+        let rested = Rested { id: leg, part, end, secured_by, dies };
         if !backend_keeps {
             self.drop_leg(leg);
         } else if table.rules.header.is_some() && whose.client != call.made.client {

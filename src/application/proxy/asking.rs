@@ -253,8 +253,8 @@ impl Proxy {
         let until = now + first_wait(&asked, times);
         // It has been said for whom it is.
         let may_be_its = preamble.is_none() || client == whose.client;
-        let rested = self.take_rested(&routed, own, may_be_its, &snapshot, now);
-        if let Some(Rested { id: leg, part, end, dies }) = rested {
+        let rested = self.take_rested(&routed, &table.rules, (own, may_be_its), &snapshot, now);
+        if let Some(Rested { id: leg, part, end, dies, .. }) = rested {
             self.legs.insert(leg, Leg::Call { client: whose.id, stream: whose.stream });
             let mut head = self.tools.spare.take();
             head.extend_from_slice(&made.head);

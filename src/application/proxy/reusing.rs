@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Proxy, Snapshot};
 use crate::application::route::Routed;
-use crate::application::upstreams::{Rested, Upstream};
+use crate::application::upstreams::{AppRules, Rested, Upstream};
 use crate::domain::time::Time;
 use crate::infrastructure::reactor::Event;
 use crate::infrastructure::slab::Key;
@@ -27,24 +27,27 @@ impl Proxy {
     pub(super) fn take_rested(
         &mut self,
         routed: &Routed,
-        own: &mut Option<(u64, Rested)>,
-        may_be_its: bool,
+        rules: &AppRules,
+        (own, may_be_its): (&mut Option<(u64, Rested)>, bool),
         snapshot: &Snapshot,
         now: Time,
     ) -> Option<Rested> {
         let upstream = routed.slot.upstream();
+        let secured_by = rules.tls.as_ref();
         // What came between two requests would be taken for the answer to the next. It may be there
         // before anybody has told of it.
         if let Some((number, rested)) = own.take() {
             let is_right = number == upstream.number && may_be_its;
-            if is_right && now < rested.dies && rested.end.is_silent() {
+            if is_right && rested.is_usable(secured_by, now) {
                 return Some(rested);
             }
             self.drop_leg(rested.id);
         }
+        // Where who asks is said at a connection's beginning, it is not for everybody.
+        let keeper = snapshot.keeper(self.number).filter(|_| rules.header.is_none())?;
         loop {
-            let rested = upstream.take_rested(snapshot.keeper(self.number)?, now)?;
-            if rested.end.is_silent() {
+            let rested = upstream.take_rested(keeper, now)?;
+            if rested.is_usable(secured_by, now) {
                 return Some(rested);
             }
             self.drop_leg(rested.id);

@@ -3,12 +3,13 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{Keeper, Upstream};
 use crate::application::relay::End;
 use crate::domain::time::Time;
 use crate::infrastructure::slab::Key;
+use crate::infrastructure::tls::Originator;
 
 /// A connection that waits for the next request.
 #[derive(Debug)]
@@ -19,8 +20,23 @@ pub struct Rested {
     pub part: usize,
     /// Its socket, and TLS on it where there is any.
     pub end: End,
+    /// How it was secured, where it was.
+    pub secured_by: Option<Arc<Originator>>,
     /// When it has lived long enough.
     pub dies: Time,
+}
+
+impl Rested {
+    /// Whether it may have another request: its time is not over, it was begun as it would be now, and
+    /// nothing has come on it.
+    #[must_use]
+    pub fn is_usable(&self, secured_by: Option<&Arc<Originator>>, now: Time) -> bool {
+        let is_same = match (&self.secured_by, secured_by) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            (before, now) => before.is_none() && now.is_none(),
+        };
+        is_same && now < self.dies && self.end.is_silent()
+    }
 }
 
 #[derive(Debug, Default)]
