@@ -264,7 +264,13 @@ impl Proxy {
                 *phase = Phase::Awaits;
                 let has_begun = !held.is_empty();
                 let Times { header_timeout, keep_alive_timeout, .. } = self.times;
-                *until = now + if has_begun { header_timeout } else { keep_alive_timeout };
+                *until = now
+                    + match (has_begun, self.forcing.is_some()) {
+                        (true, _) => header_timeout,
+                        (false, false) => keep_alive_timeout,
+                        // It has been told that it may go on before it was known that it may not.
+                        (false, true) => JUST_NOW,
+                    };
                 Step::Goes
             }
             Came::Over { keeps: false } => {

@@ -163,7 +163,7 @@ impl Proxy {
             let left = streams.to_client.left().len();
             let sent = streams.to_client.flush(end, false, &mut self.tools);
             if streams.to_client.left().len() < left {
-                *until = (*until).max(now + self.times.keep_alive_timeout);
+                *until = (*until).max(now + self.patience(streams));
             }
             match sent {
                 Err(_) => return Err(Reason::ClientReset),
@@ -185,6 +185,11 @@ impl Proxy {
             streams.session.rest();
         }
         Ok(more)
+    }
+
+    /// How long a client may be silent that has no request under way.
+    const fn patience(&self, streams: &Streams) -> Duration {
+        if streams.leaving { FAREWELL } else { self.times.keep_alive_timeout }
     }
 
     /// Reads what has come. What has and is not taken up keeps us from reading more.
@@ -276,7 +281,7 @@ impl Proxy {
             if let Came::Gone(reason) = came {
                 self.give_up(&whose, asking.call, reason, now);
             }
-            *until = now + self.times.keep_alive_timeout;
+            *until = now + self.patience(streams);
         }
         if streams.taken_back > MAX_TAKEN_BACK {
             streams.session.break_off(H2Reason::ENHANCE_YOUR_CALM);
