@@ -243,8 +243,8 @@ pub fn write_line(
     line.text("reason", Some(record.reason.as_str()));
     if let Some(Requested { method, path, host, version, status, id }) = record.request {
         line.text("method", Some(method));
-        line.foreign("host", host);
-        line.foreign("path", Some(path));
+        line.text("host", host);
+        line.visible("path", Some(path));
         line.text("version", Some(version));
         line.number("status", status.map(u64::from));
         line.hex("request_id", id);
@@ -293,6 +293,11 @@ impl Line<'_> {
             Some(text) if self.json => push_json(self.out, text),
             Some(text) => self.out.extend_from_slice(text.as_bytes()),
         }
+    }
+
+    /// A text of visible ASCII characters, whatever they are.
+    fn visible(&mut self, key: &str, value: Option<&str>) {
+        if self.json { self.foreign(key, value) } else { self.text(key, value) }
     }
 
     /// A text in which anything may be: what could end a field or a line is percent-encoded.
@@ -437,6 +442,32 @@ mod tests {
         assert_eq!(value["client_name"], "Jürgen %\n");
         assert_eq!(value["duration_ms"], 12.034);
         assert_eq!(value["reason"], "connect_failed");
+    }
+
+    #[test]
+    fn a_line_about_a_request_says_what_was_asked_as_it_was_written() {
+        let request = Requested {
+            method: "GET",
+            path: "/a%20b?c=\"d\"\\",
+            host: Some("a.test:80"),
+            version: "HTTP/2",
+            status: Some(404),
+            id: [0x1f; 16],
+        };
+        let client = "192.0.2.1:9".parse().unwrap();
+        let record = Record { request: Some(request), ..Record::new(client, Reason::Served) };
+        let written = |format| {
+            let mut out = Vec::new();
+            write_line(&mut out, format, Duration::ZERO, Asked::default(), &record);
+            String::from_utf8(out).unwrap()
+        };
+        assert!(written(Format::Text).ends_with(
+            " reason=served method=GET host=a.test:80 path=/a%20b?c=\"d\"\\ version=HTTP/2 \
+             status=404 request_id=1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f1f\n"
+        ));
+        let value: serde_json::Value = serde_json::from_str(&written(Format::Json)).unwrap();
+        assert_eq!(value["path"], "/a%20b?c=\"d\"\\");
+        assert_eq!(value["request_id"], "1f".repeat(16));
     }
 
     #[test]

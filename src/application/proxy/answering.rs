@@ -140,7 +140,7 @@ impl Proxy {
             && !std::mem::replace(&mut call.made.again, true)
             && let Some(asked) = exchange.take_again()
         {
-            let snapshot = self.shared.snapshot.load_full();
+            let snapshot = self.shared.snapshot.load();
             let origin = table.layout.origin(call.made.location.country, call.made.location.at_pop);
             routed.binds = false;
             return self.dial_for(

@@ -201,7 +201,7 @@ impl Proxy {
         own: &mut Option<(u64, Rested)>,
         now: Time,
     ) -> Box<Call> {
-        let snapshot = self.shared.snapshot.load_full();
+        let snapshot = self.shared.snapshot.load();
         self.times = snapshot.http.times;
         let (rules, times) = (&snapshot.http, self.times);
         let given = request.field("traceparent").and_then(parent_of);
