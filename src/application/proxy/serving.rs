@@ -220,7 +220,14 @@ impl Proxy {
         if let Some(call) = call {
             self.call_event(call, (leg, part), event, now);
         }
-        self.go_on(id, connection, now);
+        if !matches!(serving.phase, Phase::Streams(_)) {
+            return self.go_on(id, connection, now);
+        }
+        // Others of its streams may have been told of as well: what comes of all goes out at once.
+        if !std::mem::replace(&mut serving.queued, true) {
+            self.unfinished.push(id);
+        }
+        self.connections.put(id, connection);
     }
 
     /// Goes on as far as it goes without waiting.
