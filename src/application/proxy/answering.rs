@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::asking::{Call, Came, Having, Phase, Whose};
+use super::reusing::Own;
 use super::{Proxy, connect, dial_tools};
 use crate::application::account::{Reason, Record, Requested};
 use crate::application::http::{Answer, Asker, Turn};
@@ -18,7 +19,7 @@ impl Proxy {
         call: &mut Call,
         asker: &mut impl Asker,
         held: &mut Vec<u8>,
-        own: &mut Option<(u64, Rested)>,
+        own: &mut Option<Own>,
         now: Time,
     ) -> Came {
         if let Some(reason) = call.broken {
@@ -98,7 +99,7 @@ impl Proxy {
         whose: &Whose<'_>,
         call: &mut Call,
         backend_keeps: bool,
-        own: &mut Option<(u64, Rested)>,
+        own: &mut Option<Own>,
         now: Time,
     ) {
         call.made.reason = Reason::Served;
@@ -280,8 +281,10 @@ impl Proxy {
         let status = own.or_else(|| call.having().and_then(|having| having.exchange.status));
         record.country = made.location.country;
         record.server_name = whose.name.map(Into::into);
-        record.tls = whose.peer.shown.version;
-        record.client_name.clone_from(&whose.peer.shown.name);
+        if let Some(told) = &whose.peer.told {
+            record.tls = told.tls;
+            record.client_name.clone_from(&told.name);
+        }
         record.tries = u32::try_from(made.tries).unwrap_or(u32::MAX);
         (record.sent, record.received) = made.moved;
         record.total = now.since(made.began);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::made::{Made, forwarded_for, parent_of};
-use super::reusing::Leg;
+use super::reusing::{Leg, Own};
 use super::snapshot::UnknownHost;
 use super::{HttpTimes, Proxy, Snapshot, connect, dial_tools, relaying, ticks};
 use crate::application::account::Reason;
@@ -18,7 +18,6 @@ use crate::application::locate::Location;
 use crate::application::relay::End;
 use crate::application::route::{self, Client, Routed};
 use crate::application::upstreams::{AppTable, Rested};
-use crate::domain::affinity::Key as AffinityKey;
 use crate::domain::balance::Origin;
 use crate::domain::time::Time;
 use crate::infrastructure::http1::{Framing, Request, Version};
@@ -49,27 +48,36 @@ pub(super) struct Whose<'a> {
 #[derive(Debug)]
 pub(super) struct Peer {
     pub listener: u16,
-    /// Where it wanted to go, when a header said so.
-    pub destination: Option<SocketAddr>,
-    pub shown: Shown,
-    /// What was asked of it in TLS.
-    pub policy: Option<Arc<Policy>>,
+    /// What it has said before its first request, if anything.
+    pub told: Option<Box<Told>>,
     /// To which backend it was bound last, and until when that need not be done again.
-    pub bound: Cell<Option<(Bound, Time)>>,
+    pub bound: Cell<Option<Bound>>,
 }
 
-/// A client bound to a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A client bound to a backend of an app, under its own address.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Bound {
-    key: AffinityKey,
+    app: u32,
     backend: u64,
+    until: Time,
 }
 
-/// What a client has shown of itself in TLS.
+/// What a client has said of itself by a PROXY protocol header, and in TLS.
 #[derive(Debug, Default)]
-pub(super) struct Shown {
-    pub version: Option<&'static str>,
+pub(super) struct Told {
+    /// Where it wanted to go.
+    pub destination: Option<SocketAddr>,
+    /// The version of TLS, and the name in its certificate.
+    pub tls: Option<&'static str>,
     pub name: Option<String>,
+    /// What was asked of it.
+    pub policy: Option<Arc<Policy>>,
+}
+
+impl Peer {
+    fn destination(&self) -> Option<SocketAddr> {
+        self.told.as_ref()?.destination
+    }
 }
 
 /// A request on its way.
@@ -198,7 +206,7 @@ impl Proxy {
         whose: &Whose<'_>,
         end: &End,
         request: &Request<'_, '_>,
-        own: &mut Option<(u64, Rested)>,
+        own: &mut Option<Own>,
         now: Time,
     ) -> Box<Call> {
         let snapshot = self.shared.snapshot.load();
@@ -222,7 +230,7 @@ impl Proxy {
                 Ok(routed) => routed,
                 Err((answer, reason)) => return refused(made, answer, reason),
             };
-        let named = || relaying::went_to(whose.peer.destination, end);
+        let named = || relaying::went_to(whose.peer.destination(), end);
         let about = About {
             named: request.authority.map_or_else(named, |_| None),
             peer: whose.client.ip(),
@@ -247,7 +255,7 @@ impl Proxy {
             upgrades: request.upgrade.is_some(),
         };
         let preamble = table.rules.header.map(|version| {
-            relaying::header(version, client, whose.peer.destination, whose.name, end)
+            relaying::header(version, client, whose.peer.destination(), whose.name, end)
         });
         let over_by = (!times.request_timeout.is_zero()).then(|| now + times.request_timeout);
         let until = now + first_wait(&asked, times);
@@ -260,7 +268,7 @@ impl Proxy {
             head.extend_from_slice(&made.head);
             let exchange = Exchange::new(asked, end, true, head);
             let (tries, moved, counted) = (1, 0, (0, 0));
-            self.bind(Some(whose.peer), &routed, &made, &table, now);
+            self.bind((client == whose.client).then_some(whose.peer), &routed, &made, &table, now);
             let having = Having {
                 exchange,
                 leg,
@@ -327,7 +335,7 @@ impl Proxy {
         // Who was let in under one name must not have another's that asks for more.
         let listener = snapshot.listener(whose.peer.listener);
         let terminator = listener.and_then(|rules| rules.tls.as_ref());
-        let asked = whose.peer.policy.as_ref().zip(terminator);
+        let asked = whose.peer.told.as_ref().and_then(|told| told.policy.as_ref()).zip(terminator);
         if !asked.is_none_or(|(policy, terminator)| terminator.asks_the_same(host, policy)) {
             let answer = Answer::new(421, "this host asks for another certificate of its clients");
             return Err((answer, Reason::UnknownHost));
@@ -483,8 +491,9 @@ impl Proxy {
         now: Time,
     ) {
         let (ttl, backend) = (table.rules.affinity_ttl, routed.slot.upstream().number);
-        let bound = Bound { key: made.key, backend };
-        let is_done = |(known, until): (Bound, Time)| known == bound && now < until;
+        let app = made.key.1;
+        let is_done =
+            |bound: Bound| bound.app == app && bound.backend == backend && now < bound.until;
         if !routed.binds || peer.and_then(|peer| peer.bound.get()).is_some_and(is_done) {
             return;
         }
@@ -492,7 +501,8 @@ impl Proxy {
         let hold = affinity.bind(made.key, backend, ttl, now);
         affinity.release(hold, ttl, now);
         if let Some(peer) = peer {
-            peer.bound.set(Some((bound, now + ttl.min(BOUND_ANEW * 4) / 4)));
+            let until = now + ttl.min(BOUND_ANEW * 4) / 4;
+            peer.bound.set(Some(Bound { app, backend, until }));
         }
     }
 }

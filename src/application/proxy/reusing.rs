@@ -11,6 +11,9 @@ use crate::domain::time::Time;
 use crate::infrastructure::reactor::Event;
 use crate::infrastructure::slab::Key;
 
+/// A connection that is kept for one client, and the number of its backend.
+pub(super) type Own = Box<(u64, Rested)>;
+
 /// What a connection to a backend is for, in http mode.
 pub(super) enum Leg {
     /// A request of a client's.
@@ -28,7 +31,7 @@ impl Proxy {
         &mut self,
         routed: &Routed,
         rules: &AppRules,
-        (own, may_be_its): (&mut Option<(u64, Rested)>, bool),
+        (own, may_be_its): (&mut Option<Own>, bool),
         snapshot: &Snapshot,
         now: Time,
     ) -> Option<Rested> {
@@ -36,7 +39,7 @@ impl Proxy {
         let secured_by = rules.tls.as_ref();
         // What came between two requests would be taken for the answer to the next. It may be there
         // before anybody has told of it.
-        if let Some((number, rested)) = own.take() {
+        if let Some((number, rested)) = own.take().map(|own| *own) {
             let is_right = number == upstream.number && may_be_its;
             if is_right && rested.is_usable(secured_by, now) {
                 return Some(rested);
@@ -61,7 +64,7 @@ impl Proxy {
         mut rested: Rested,
         upstream: &Arc<Upstream>,
         shared: bool,
-        own: &mut Option<(u64, Rested)>,
+        own: &mut Option<Own>,
         now: Time,
     ) {
         let leg = rested.id;
@@ -87,8 +90,8 @@ impl Proxy {
             return;
         }
         self.legs.insert(leg, Leg::Own { client });
-        if let Some((_, before)) = own.replace((upstream.number, rested)) {
-            self.drop_leg(before.id);
+        if let Some(before) = own.replace(Box::new((upstream.number, rested))) {
+            self.drop_leg(before.1.id);
         }
     }
 

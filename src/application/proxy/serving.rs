@@ -6,16 +6,15 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::asking::{Call, Came, Having, Peer, Shown, Whose};
+use super::asking::{Call, Came, Having, Peer, Told, Whose};
 use super::relaying::Relaying;
-use super::reusing::Leg;
+use super::reusing::{Leg, Own};
 use super::streams::Streams;
 use super::{CLIENT, Comer, Connection, HttpTimes as Times, Proxy, Snapshot, Stage, ticks};
 use crate::application::account::Reason;
 use crate::application::admission::Admitted;
 use crate::application::http::{Answer, Arrived, read};
 use crate::application::relay::{End, Relay};
-use crate::application::upstreams::Rested;
 use crate::domain::affinity::Key as AffinityKey;
 use crate::domain::time::Time;
 use crate::infrastructure::http1::{Bad, Found, Request, find, room};
@@ -48,7 +47,7 @@ pub(super) struct Serving {
     is_new: bool,
     pub phase: Phase,
     /// A connection to a backend that is kept for it alone.
-    pub own: Option<(u64, Rested)>,
+    pub own: Option<Own>,
     /// When what is waited for must have come, and when that is looked at next.
     pub until: Time,
     looks: Time,
@@ -145,17 +144,19 @@ impl Proxy {
         let Comer { client, destination, listener, accepted, name } = comer;
         let mut end = end;
         let held = end.take_early();
-        let shown = Shown {
-            version: end.tls().and_then(Session::version),
-            name: end.tls().and_then(Session::peer_name),
-        };
+        let has_told = destination.is_some() || end.tls().is_some();
+        let told = has_told.then(|| {
+            let tls = end.tls().and_then(Session::version);
+            let name = end.tls().and_then(Session::peer_name);
+            Box::new(Told { destination, tls, name, policy })
+        });
         // Nothing comes of its age.
         self.connections.reach(id, u8::MAX);
         let until = now + snapshot.http.times.header_timeout;
         self.times = snapshot.http.times;
         let serving = Box::new(Serving {
             client: end,
-            peer: Peer { listener, destination, shown, policy, bound: Cell::new(None) },
+            peer: Peer { listener, told, bound: Cell::new(None) },
             held,
             looked: 0,
             is_new: true,
@@ -205,7 +206,7 @@ impl Proxy {
         let Stage::Serving(serving) = &mut connection.stage else {
             return self.connections.put(id, connection);
         };
-        if serving.own.as_ref().is_some_and(|(_, own)| own.id == leg) {
+        if serving.own.as_ref().is_some_and(|own| own.1.id == leg) {
             if event.readable() || event.read_closed() || event.failed() {
                 serving.own = None;
                 self.drop_leg(leg);
@@ -375,8 +376,8 @@ impl Proxy {
         let stage = std::mem::replace(&mut connection.stage, Stage::Between);
         let Stage::Serving(serving) = stage else { return };
         let Serving { client, peer, phase, own, mut held, .. } = *serving;
-        if let Some((_, own)) = own {
-            self.drop_leg(own.id);
+        if let Some(own) = own {
+            self.drop_leg(own.1.id);
         }
         let Phase::Calls(mut call) = phase else { return };
         call.made.reason = Reason::Served;
@@ -529,8 +530,8 @@ impl Proxy {
         let mut breaks_off = false;
         if let Stage::Serving(serving) = &mut connection.stage {
             let phase = std::mem::replace(&mut serving.phase, Phase::Awaits);
-            if let Some((_, own)) = serving.own.take() {
-                self.drop_leg(own.id);
+            if let Some(own) = serving.own.take() {
+                self.drop_leg(own.1.id);
             }
             let calls = match phase {
                 Phase::Calls(call) => vec![(0, call)],

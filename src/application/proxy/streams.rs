@@ -9,12 +9,12 @@ use h2::{Reason as H2Reason, RecvStream};
 use http::request::Parts;
 
 use super::asking::{Call, Came, Whose};
+use super::reusing::Own;
 use super::serving::{Phase, Serving};
 use super::{Connection, Proxy, Stage};
 use crate::application::account::Reason;
 use crate::application::http::{Answer, Arrived, Out, Stream, cookies, read, request_of};
 use crate::application::relay::End;
-use crate::application::upstreams::Rested;
 use crate::domain::time::Time;
 use crate::infrastructure::http1::{Field, MAX_HEADERS};
 use crate::infrastructure::http2::{Polled, Session};
@@ -216,7 +216,7 @@ impl Proxy {
         streams: &mut Streams,
         whose: &Whose<'_>,
         end: &End,
-        own: &mut Option<(u64, Rested)>,
+        own: &mut Option<Own>,
         now: Time,
     ) -> bool {
         for _ in 0..ACCEPTS {
@@ -246,7 +246,7 @@ impl Proxy {
         &mut self,
         streams: &mut Streams,
         whose: &Whose<'_>,
-        own: &mut Option<(u64, Rested)>,
+        own: &mut Option<Own>,
         until: &mut Time,
         now: Time,
     ) {
@@ -295,7 +295,7 @@ impl Proxy {
         whose: &Whose<'_>,
         end: &End,
         (parts, body): (&Parts, &RecvStream),
-        own: &mut Option<(u64, Rested)>,
+        own: &mut Option<Own>,
         now: Time,
     ) -> Box<Call> {
         let cookies = cookies(parts);
