@@ -25,7 +25,7 @@ fn a_line_in_text_has_every_field_of_the_request() {
         ("sent", "5"),
         ("reason", "served"),
         ("host", "web"),
-        ("path", "/a%2520b?c=d\"e"),
+        ("path", "/a%20b?c=d\"e"),
         ("version", "HTTP/1.1"),
         ("status", "200"),
     ] {
