@@ -19,4 +19,5 @@ mod secured;
 mod streaming;
 mod timeouts;
 mod told;
+mod two;
 mod upgrades;

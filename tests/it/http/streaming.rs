@@ -81,7 +81,7 @@ fn framing(length: usize, chunked: bool) -> String {
 }
 
 /// The most memory that it has while `work` is done, above what it had before.
-fn growth_while(edge: &Edge, work: impl FnOnce()) -> u64 {
+pub fn growth_while(edge: &Edge, work: impl FnOnce()) -> u64 {
     let before = edge.memory_kib();
     let ends = AtomicBool::new(false);
     thread::scope(|scope| {

@@ -1,0 +1,6 @@
+//! HTTP/2 of clients, as they and backends see it.
+
+mod bodies;
+mod client;
+mod frames;
+mod translated;
