@@ -27,7 +27,7 @@ fn holding() -> (Origin, std::sync::mpsc::Sender<()>) {
 }
 
 /// Has it end, and waits until nobody new comes in.
-fn drains(edge: &Edge) {
+pub fn drains(edge: &Edge) {
     edge.signal(Signal::TERM);
     eventually("nobody new comes in", || {
         let refused = TcpStream::connect_timeout(&edge.addr, PATIENCE).err()?;

@@ -2,5 +2,7 @@
 
 mod bodies;
 mod client;
+mod floods;
 mod frames;
+mod life;
 mod translated;
