@@ -1,7 +1,5 @@
 //! Clients of HTTP/2 by the library that others use, and what they are told.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
@@ -121,9 +119,4 @@ pub async fn post(asks: &Asks, path: &str, body: impl Into<Bytes>) -> Result<Ans
     let sent = async { send(&mut stream, body, true).await };
     let (sent, answer) = tokio::join!(sent, async { read(answer.await?).await });
     sent.and(answer)
-}
-
-/// Waits a moment of the test's own making.
-pub async fn pause(span: Duration) {
-    tokio::time::sleep(span).await;
 }

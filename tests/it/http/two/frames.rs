@@ -28,10 +28,6 @@ pub const PRIORITIZED: u8 = 32;
 /// Codes of errors.
 pub const NO_ERROR: u32 = 0;
 pub const CANCEL: u32 = 8;
-pub const CALM: u32 = 11;
-
-/// A setting: how much of each answer may be under way.
-pub const INITIAL_WINDOW: u16 = 4;
 
 /// A field, as bytes.
 pub type Field = (Vec<u8>, Vec<u8>);
