@@ -79,8 +79,9 @@ fn a_backend_that_is_down_stays_down_without_another_probe() {
     edge.metrics_when("it is out", |metrics| !is_eligible(metrics, "sick"));
     sick.tells_probes(200);
     let probes = || (sick.probes().len(), twin.probes().len());
-    // The second comes within the hour, at a moment drawn from it.
-    let before = probes();
+    // Each is probed at once, and again within the hour, at a moment drawn from it.
+    let before = (1, 1);
+    eventually("both are probed", || (probes() == before).then_some(()));
     edge.reload(&format!("connect_tries = 2\n{probing}"));
     assert!(!is_eligible(&edge.metrics(), "sick"));
     for _ in 0..20 {
