@@ -11,4 +11,5 @@ pub mod route;
 pub mod proxy;
 pub mod upstreams;
 
+pub mod choices;
 pub mod explain;

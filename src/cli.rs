@@ -129,7 +129,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     } else {
         match error.downcast_ref::<StartError>() {
             Some(
-                StartError::App(_)
+                StartError::ApiTls(_)
+                | StartError::App(_)
                 | StartError::Geo(_)
                 | StartError::Origins(_)
                 | StartError::Tls(_),

@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 pub use app::{AppConfig, BackendTls, HealthConfig};
 pub use certificate::CertificateConfig;
-pub use diff::{Change, Subject, diff};
+pub use diff::{Change, Subject, diff, parts_of};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use help::{readme_table, template};
 pub use list::{Addresses, Cidrs, Listen, Protocols};
@@ -70,7 +70,7 @@ pub struct Config {
     pub backends: Option<Vec<Backend>>,
     /// Names that nobody knows; `check` fails on them.
     pub warnings: Vec<String>,
-    /// What was asked for and is not in this version, and what happens instead.
+    /// What was asked for and has no effect.
     pub notices: Vec<String>,
     /// Every setting with its origin, in the order of the table.
     pub effective: Vec<Effective>,

@@ -1,26 +1,28 @@
 //! What happens to what is in force: readings of the registry, reloads of the configuration, new
 //! country data. One after the other, so that each is whole.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{interval, timeout};
 
 use super::certificates::{self, CertificateWatch};
 use super::feed::Following;
 use super::geo_watch::GeoWatch;
 use super::in_force::InForce;
+use super::orders::{Order, Reloaded};
 use super::origins::{self, Origins, Rereading};
 use super::reload::{self, Reload};
 use super::store::Store;
 use super::{country_database, summary, unix_now, whole_secs};
 use crate::clock;
+use crate::config::Change;
+use crate::domain::BackendId;
 use crate::domain::mass_change::{Guard, Verdict};
 use crate::domain::ports::{Registry, RepositoryError};
 use crate::domain::time::Time;
-use crate::domain::{Backend, BackendId};
 use crate::infrastructure::config_watcher::Changes;
 use crate::infrastructure::{ConfigChange, ConfigWatcher};
 
@@ -46,6 +48,7 @@ pub(super) struct Control {
     pub certificates: Option<CertificateWatch>,
     pub rereading: Rereading,
     pub hangup: Option<Signal>,
+    pub orders: mpsc::Receiver<Order>,
 }
 
 /// What is known of the registry besides what is in force.
@@ -58,13 +61,31 @@ pub(super) struct Follow {
     /// Until when, in seconds since the epoch, leases go on that ended while the store could not be
     /// read: nobody could renew one.
     grace_until: i64,
+    /// Who waits for a reading, by the number of the look that was asked for.
+    pub waiting: Vec<(u64, oneshot::Sender<bool>)>,
 }
 
 impl Follow {
     /// What a process starts with.
-    pub fn begin(guard: Guard, held: Option<Registry>, error: Option<RepositoryError>) -> Self {
+    pub fn begin(
+        guard: Guard,
+        held: Option<Registry>,
+        error: Option<RepositoryError>,
+        grace_until: i64,
+    ) -> Self {
         let complaint = error.map(|error| error.to_string());
-        Self { guard, held, complaint, grace_until: 0 }
+        Self { guard, held, complaint, grace_until, waiting: Vec::new() }
+    }
+
+    /// Tells those who wait for a reading that was begun after look number `asked`.
+    fn tell(&mut self, asked: u64, could_be_read: bool) {
+        for (number, answer) in std::mem::take(&mut self.waiting) {
+            if number <= asked {
+                let _ = answer.send(could_be_read);
+            } else {
+                self.waiting.push((number, answer));
+            }
+        }
     }
 }
 
@@ -80,32 +101,50 @@ impl Control {
         let (_watching, mut config) = self.watch_config().await.unzip();
         // It may have changed between its first reading and now.
         if config.is_some() && self.reload.has_news(&self.in_force.running()).await {
-            self.reload(FILE_CHANGED).await;
+            let _ = self.reload(FILE_CHANGED).await;
         }
         let mut remind = interval(REMINDER);
         // The first is at once.
         remind.tick().await;
         loop {
-            let lease_ends = self.in_force.next_expiry(unix_now());
+            let now = unix_now();
+            let spared = Some(self.follow.grace_until).filter(|until| *until > now);
+            let lease_ends = self.in_force.next_expiry(now).into_iter().chain(spared).min();
+            let denial_ends = self.in_force.denials.next_end();
+            let closes = self.in_force.closings.next();
             // Once it has passed, the next reading says, whenever the store can be read.
             let due = self.follow.guard.due(self.apart());
             let confirmed_at = due.filter(|due| *due > clock::now());
             tokio::select! {
-                reading = self.following.readings.recv() => match reading {
-                    Some(Ok(read)) => self.read(read),
-                    Some(Err(error)) => self.failed(&error),
-                    None => return,
-                },
+                reading = self.following.readings.recv() => {
+                    let Some((reading, asked)) = reading else { return };
+                    let could_be_read = reading.is_ok();
+                    match reading {
+                        Ok(read) => self.read(read),
+                        Err(error) => self.failed(&error),
+                    }
+                    self.follow.tell(asked, could_be_read);
+                }
+                Some(order) = self.orders.recv() => self.obey(order).await,
                 () = until_unix(lease_ends) => self.following.look(),
                 () = until(confirmed_at) => self.following.look(),
+                () = until_unix(denial_ends) => {
+                    if self.in_force.denials.expire(unix_now()) {
+                        self.in_force.take_denials();
+                    }
+                }
+                () = until(closes) => {
+                    let Self { in_force, .. } = &mut self;
+                    in_force.closings.close_due(&in_force.state, clock::now());
+                }
                 () = hung_up(&mut self.hangup) => {
-                    self.reload("SIGHUP").await;
+                    let _ = self.reload("SIGHUP").await;
                     self.reload_geo(false).await;
                     self.following.look();
                 }
                 change = next(config.as_mut()) => {
                     self.watcher.publish(change);
-                    self.reload(FILE_CHANGED).await;
+                    let _ = self.reload(FILE_CHANGED).await;
                 }
                 () = GeoWatch::changed(&mut self.geo_watch) => self.reload_geo(true).await,
                 reading = CertificateWatch::read(&mut self.certificates) => {
@@ -131,6 +170,7 @@ impl Control {
             tracing::info!("the registry can be read again, after {age}");
             let ttl = self.in_force.config().settings.api_heartbeat_ttl_secs.get();
             self.follow.grace_until = now + whole_secs(ttl);
+            self.in_force.state.spares_until(self.follow.grace_until);
         }
         self.in_force.state.reads();
         let leases_at = if now < self.follow.grace_until { self.in_force.leases_at } else { now };
@@ -142,9 +182,7 @@ impl Control {
             has_ended.then(|| Registry::clone(&self.in_force.registry))
         });
         if let Some(fresh) = read.and_then(|fresh| self.judge(fresh, leases_at)) {
-            let before = Arc::clone(&self.in_force.registry);
             self.in_force.take_registry(fresh, leases_at);
-            log_difference(&before, &self.in_force.registry);
         }
         if self.follow.held.is_none() {
             self.in_force.state.is_good(self.in_force.registry.skipped.len(), clock::now());
@@ -213,7 +251,7 @@ impl Control {
             watch.remind();
         }
         if !self.reload.state.last_succeeded() {
-            self.reload(AGAIN).await;
+            let _ = self.reload(AGAIN).await;
         }
         if self.geo_watch.as_ref().is_some_and(|watch| watch.has_failed) {
             self.reload_geo(false).await;
@@ -230,11 +268,11 @@ impl Control {
     }
 
     /// Puts the configuration in force that the file and the environment give now, or leaves
-    /// everything as it is.
-    async fn reload(&mut self, why: &str) {
+    /// everything as it is. What has changed.
+    pub(super) async fn reload(&mut self, why: &str) -> Option<Reloaded> {
         let before = self.in_force.config();
         let running = self.in_force.running();
-        let Some(prepared) = self.reload.prepare(&running, why == AGAIN).await else { return };
+        let prepared = self.reload.prepare(&running, why == AGAIN).await?;
         let reload::Prepared { config, changes, database, certificates, origins } = prepared;
         let said: Vec<&String> = before.warnings.iter().chain(&before.notices).collect();
         for notice in config.warnings.iter().chain(&config.notices).filter(|n| !said.contains(n)) {
@@ -279,6 +317,12 @@ impl Control {
             self.certificates.iter_mut().for_each(|watch| watch.follow(Arc::clone(&config)));
         }
         reload::log(&in_force, &waiting, why);
+        let said = |changes: &[Change]| changes.iter().map(ToString::to_string).collect();
+        let reloaded = Reloaded { changes: said(&in_force), waiting: said(&waiting) };
+        self.reload.state.note(|last| {
+            last.waiting.clone_from(&reloaded.waiting);
+            last.at = Some(clock::wall());
+        });
         for change in in_force {
             self.watcher.publish(ConfigChange::ValueChanged {
                 key: change.what.to_string(),
@@ -286,6 +330,7 @@ impl Control {
                 new_value: change.new_value,
             });
         }
+        Some(reloaded)
     }
 
     /// Puts the certificates in force that were found.
@@ -381,16 +426,4 @@ fn named(ids: &[BackendId]) -> String {
         names.push("...");
     }
     names.join(", ")
-}
-
-fn log_difference(before: &Registry, after: &Registry) {
-    fn by_id(registry: &Registry) -> HashMap<&BackendId, &Backend> {
-        registry.backends.iter().map(|backend| (&backend.id, backend)).collect()
-    }
-    let (old, new) = (by_id(before), by_id(after));
-    let added = new.keys().filter(|id| !old.contains_key(*id)).count();
-    let removed = old.keys().filter(|id| !new.contains_key(*id)).count();
-    let changed = new.iter().filter(|(id, b)| old.get(*id).is_some_and(|was| was != *b)).count();
-    tracing::info!(added, removed, changed, backends = new.len(), "registry changed");
-    summary::skipped(after.skipped.iter().filter(|row| !before.skipped.contains(row)));
 }

@@ -1,6 +1,7 @@
 //! Reads the registry whenever it may have changed, and passes on what it finds.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
@@ -14,22 +15,30 @@ use crate::config::Config;
 use crate::domain::ports::{Registry, RepositoryError};
 use crate::infrastructure::backoff::Backoff;
 
-/// What a reading came to: the table, or `None` when it is the one of the reading before.
-pub(super) type Reading = Result<Option<Registry>, RepositoryError>;
+/// What a reading came to: the table, or `None` when it is the one of the reading before; and the last
+/// look that was asked for before it began.
+pub(super) type Reading = (Result<Option<Registry>, RepositoryError>, u64);
+
+/// Looks that were asked for.
+#[derive(Debug, Default)]
+struct Looks {
+    asked: AtomicU64,
+    notify: Notify,
+}
 
 /// Reads a store at an interval, sooner when it says that something has changed or somebody asks,
 /// and with growing pauses, up to the interval, while it does not answer.
 struct Feed {
     store: Store,
     config: watch::Receiver<Arc<Config>>,
-    look: Arc<Notify>,
+    looks: Arc<Looks>,
     readings: mpsc::Sender<Reading>,
 }
 
 /// The other end of it.
 pub(super) struct Following {
     pub readings: mpsc::Receiver<Reading>,
-    look: Arc<Notify>,
+    looks: Arc<Looks>,
     /// Where good tables are kept, for a store that may be gone when this process starts again.
     keep: Option<watch::Sender<Option<Arc<Registry>>>>,
     /// For a registry in the configuration file.
@@ -49,16 +58,23 @@ impl Following {
             keep
         });
         let file = store.file.take();
-        let look = Arc::new(Notify::new());
+        let looks = Arc::new(Looks::default());
         let (read, readings) = mpsc::channel(1);
-        let feed = Feed { store, config, look: Arc::clone(&look), readings: read };
+        let feed = Feed { store, config, looks: Arc::clone(&looks), readings: read };
         control.spawn(feed.run());
-        Self { readings, look, keep, file }
+        Self { readings, looks, keep, file }
     }
 
     /// Asks for a reading now.
     pub fn look(&self) {
-        self.look.notify_one();
+        let _ = self.ask();
+    }
+
+    /// Asks for a reading now: its number. A reading that was begun since comes with that or a later one.
+    pub fn ask(&self) -> u64 {
+        let number = self.looks.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        self.looks.notify.notify_one();
+        number
     }
 
     /// Has the registry in the configuration file hold what the file says now, if that is the registry:
@@ -94,11 +110,12 @@ impl Feed {
                 hints.mark_unchanged();
             }
             let begun = clock::now();
+            let asked = self.looks.asked.load(Ordering::SeqCst);
             let reading = self.store.read().await;
             let took = clock::now().since(begun);
             let interval = self.interval();
             let failed = reading.is_err();
-            if self.readings.send(reading).await.is_err() {
+            if self.readings.send((reading, asked)).await.is_err() {
                 return;
             }
             if failed {
@@ -121,7 +138,7 @@ impl Feed {
     /// Until the next reading is due, or something asks for one; while readings fail, only the store.
     async fn wait(&mut self, pause: Duration, fails: bool) {
         let interval = self.interval();
-        let Self { store, config, look, .. } = self;
+        let Self { store, config, looks, .. } = self;
         let hint = async {
             let told = match &mut store.hints {
                 Some(hints) => hints.changed().await.is_ok(),
@@ -135,7 +152,7 @@ impl Feed {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = hint => {}
-            () = look.notified(), if !fails => {}
+            () = looks.notify.notified(), if !fails => {}
             _ = is_another, if !fails => {}
         }
     }

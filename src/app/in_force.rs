@@ -1,22 +1,27 @@
 //! What is in force: the configuration, the registry and the country data, and the one snapshot, made
 //! of them, that the workers go by. Each change swaps it whole; what did not change keeps its state.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::certificates::{Certificates, Standing};
+use super::closings::Closings;
+use super::denials::Denials;
 use super::health::Checks;
 use super::listeners::Listening;
 use super::origins::Origins;
 use super::registry::RegistryState;
 use super::reload::Running;
-use super::rules::{self, Machine};
+use super::rules::{self, Here, Machine};
+use super::summary;
 use crate::application::proxy::{Shared, Snapshot};
 use crate::application::upstreams::{AppTable, Roster, Tables};
 use crate::clock;
 use crate::config::Config;
 use crate::domain::ports::{CountryLookup, Registry};
+use crate::domain::{AdminState, Backend, BackendId};
 
 /// What is in force, and what it is made with.
 pub(super) struct InForce {
@@ -35,6 +40,11 @@ pub(super) struct InForce {
     pub state: Arc<RegistryState>,
     /// Up to when leases have been looked at, in seconds since the epoch.
     pub leases_at: i64,
+    /// What operators ask of backends on this POP only.
+    pub here: Here,
+    /// Whom they deny.
+    pub denials: Arc<Denials>,
+    pub closings: Closings,
     /// Snapshots that somebody may still go by.
     pub retired: Vec<Arc<Snapshot>>,
 }
@@ -54,9 +64,22 @@ impl InForce {
     /// Puts another registry in force, with the leases that have not ended at `unix_now` (seconds since
     /// the epoch).
     pub fn take_registry(&mut self, registry: Registry, unix_now: i64) {
-        self.registry = Arc::new(registry);
+        let before = std::mem::replace(&mut self.registry, Arc::new(registry));
+        // Heartbeats alone change no table.
+        let is_eligible = |backend: &Backend, at| backend.eligible(at).is_ok();
+        let is_same =
+            before.is_same_but_for_expiries(&self.registry)
+                && before.backends.iter().zip(&self.registry.backends).all(|(old, new)| {
+                    is_eligible(old, self.leases_at) == is_eligible(new, unix_now)
+                });
         self.leases_at = unix_now;
+        self.state.takes(&self.registry, unix_now);
+        if is_same {
+            return;
+        }
         self.make_tables(Snapshot::clone(&self.shared.snapshot.load()));
+        // Whoever reads it may count on it.
+        log_difference(&before, &self.registry);
     }
 
     /// Whether a lease that the tables in force still count has ended at `unix_now`.
@@ -70,7 +93,8 @@ impl InForce {
     }
 
     fn expiries(&self) -> impl Iterator<Item = i64> {
-        self.registry.backends.iter().filter_map(|backend| backend.lease.as_ref()?.expires_at)
+        let live = self.registry.backends.iter().filter(|backend| !backend.deleted);
+        live.filter_map(|backend| backend.lease.as_ref()?.expires_at)
     }
 
     /// Puts another configuration in force, with another country database and another registry if they
@@ -84,6 +108,7 @@ impl InForce {
     ) {
         if let Some(registry) = registry {
             self.registry = Arc::new(registry);
+            self.state.takes(&self.registry, self.leases_at);
         }
         if let Some(database) = database {
             self.database = database;
@@ -91,13 +116,35 @@ impl InForce {
         self.origins = origins;
         let geo = rules::geo(&config, &self.database);
         let before = self.shared.snapshot.load_full();
-        let snapshot = rules::snapshot(&config, &self.machine, geo, before.admission.rate());
+        let rate = before.admission.rate();
+        let snapshot = rules::snapshot(&config, &self.machine, geo, rate, &self.denials);
         self.checks.configure(&config);
         if let Some(standing) = &self.certificates {
             self.listening.show(&standing.in_force(), &config.settings);
         }
         self.config.send_replace(Arc::new(config));
         self.make_tables(snapshot);
+    }
+
+    /// Has something else asked of a backend on this POP only.
+    pub fn ask_here(&mut self, id: BackendId, state: AdminState) {
+        let mut here = HashMap::clone(&self.here);
+        match state {
+            AdminState::Ready => here.remove(&id),
+            AdminState::Drain | AdminState::Maint => here.insert(id, state),
+        };
+        self.here = Arc::new(here);
+        self.make_tables(Snapshot::clone(&self.shared.snapshot.load()));
+    }
+
+    /// Goes by the deny list as it is now.
+    pub fn take_denials(&self) {
+        let config = self.config();
+        let before = self.shared.snapshot.load_full();
+        let rate = before.admission.rate();
+        let rules = rules::admission(&config.settings, &self.machine, rate, &self.denials);
+        let snapshot = Snapshot { admission: Arc::new(rules), ..Snapshot::clone(&before) };
+        self.shared.snapshot.store(Arc::new(snapshot));
     }
 
     /// Has connections to backends secured otherwise from now on.
@@ -131,7 +178,7 @@ impl InForce {
 
     /// Puts a snapshot in force, with tables made anew in the place of those that it has.
     fn make_tables(&mut self, before: Snapshot) {
-        let rules = rules::tables(&self.config(), &self.origins);
+        let rules = rules::tables(&self.config(), &self.origins, &self.here);
         let tables = self.roster.tables(&self.registry, &rules, self.leases_at);
         let listeners = self.listening.resolve(&tables);
         let seats = tables.clone();
@@ -140,6 +187,13 @@ impl InForce {
         self.bury();
         self.roster.seat(&seats, clock::now());
         self.tell(&seats);
+        self.follow_closings();
+    }
+
+    /// Has those closed in time that are in maintenance.
+    pub fn follow_closings(&mut self) {
+        let timeout = self.config().settings.shutdown_timeout_secs.get();
+        self.closings.follow(&self.shared.snapshot.load(), timeout, clock::now());
     }
 
     /// Frees the tables of the past that nobody goes by any more. A worker that is the last to let go of
@@ -161,4 +215,18 @@ impl InForce {
         self.checks.follow(tables);
         self.state.knows(self.roster.known());
     }
+}
+
+fn log_difference(before: &Registry, after: &Registry) {
+    fn by_id(registry: &Registry) -> HashMap<&BackendId, &Backend> {
+        registry.backends.iter().map(|backend| (&backend.id, backend)).collect()
+    }
+    let (old, new) = (by_id(before), by_id(after));
+    let added = new.keys().filter(|id| !old.contains_key(*id)).count();
+    let removed = old.keys().filter(|id| !new.contains_key(*id)).count();
+    let changed =
+        new.iter().filter(|(id, b)| old.get(*id).is_some_and(|was| !was.is_same_but_for_expiry(b)));
+    let changed = changed.count();
+    tracing::info!(added, removed, changed, backends = new.len(), "registry changed");
+    summary::skipped(after.skipped.iter().filter(|row| !before.skipped.contains(row)));
 }

@@ -55,6 +55,8 @@ pub(super) struct Bound {
     pub addrs: Vec<SocketAddr>,
     pub metrics: Vec<OwnedFd>,
     pub metrics_addrs: Vec<SocketAddr>,
+    pub api: Vec<OwnedFd>,
+    pub api_addrs: Vec<SocketAddr>,
 }
 
 /// One listener as it is configured.
@@ -165,6 +167,8 @@ impl Listening {
             addrs: Vec::new(),
             metrics: Vec::new(),
             metrics_addrs: Vec::new(),
+            api: Vec::new(),
+            api_addrs: Vec::new(),
         };
         for (number, addr) in self.addrs() {
             let sockets = listener::bind(addr, self.has_v4_wildcard(addr.port()), workers)?;
@@ -177,6 +181,11 @@ impl Listening {
         for addr in metrics.unwrap_or_default() {
             bound.metrics.append(&mut listener::bind(*addr, false, 1)?);
         }
+        let api = settings.api_enabled.then_some(settings.api_listen_addr.get());
+        for addr in api.unwrap_or_default() {
+            bound.api.append(&mut listener::bind(*addr, false, 1)?);
+        }
+        bound.api_addrs = bound.api.iter().filter_map(listener::local_addr).collect();
         bound.metrics_addrs = bound.metrics.iter().filter_map(listener::local_addr).collect();
         Ok(bound)
     }

@@ -407,7 +407,7 @@ fn live_rows(snapshot: &Snapshot) -> impl Iterator<Item = (&AppTable, &Row)> {
 }
 
 /// Why a backend cannot be chosen now, if so.
-fn why_ineligible(table: &AppTable, row: &Row, now: Time) -> Option<&'static str> {
+pub(super) fn why_ineligible(table: &AppTable, row: &Row, now: Time) -> Option<&'static str> {
     let place = match row.place {
         Ok(place) => place,
         Err(reason) => return Some(reason.as_str()),

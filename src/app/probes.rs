@@ -23,6 +23,8 @@ use crate::infrastructure::meters::DialFailure;
 const CONCURRENT: usize = 64;
 /// Least wait for a breaker whose trials are under way.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
+/// Longest wait before a breaker is looked at again: somebody may have held it open and let go.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// Probes each demoted backend until it answers or leaves the table.
 ///
@@ -147,7 +149,7 @@ impl Probing {
 
 /// How long to wait for a breaker that lets nothing through, while the backend ranks last.
 fn until_breaker_admits(upstream: &Upstream, now: Time) -> Duration {
-    let wait = upstream.breaker().admits_after(now).max(SHORTEST_WAIT);
+    let wait = upstream.breaker().admits_after(now).clamp(SHORTEST_WAIT, LONGEST_WAIT);
     upstream.dials().stay_demoted(now, wait);
     wait
 }

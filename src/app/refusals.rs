@@ -1,11 +1,13 @@
 //! Sums up what has no line of its own: who was turned away before anything was known of them, and
 //! lines of the access log that were dropped.
 
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::adapters::inbound::worker::Worker;
 use crate::application::account::{Reason, Refused};
+use crate::domain::ClientKey;
 use crate::infrastructure::log_sink::LogSink;
 
 /// How often.
@@ -13,9 +15,49 @@ const EVERY: Duration = Duration::from_secs(10);
 
 /// Clients that are named.
 const NAMED: usize = 5;
+/// Summaries that are remembered: those of ten minutes.
+const REMEMBERED: usize = 60;
+/// Clients that are told of each reason, to whoever asks.
+const TOLD: usize = 20;
+
+/// Who was refused most of late.
+#[derive(Debug, Default)]
+pub(super) struct RecentlyRefused(Mutex<VecDeque<Vec<(Reason, ClientKey, u64)>>>);
+
+impl RecentlyRefused {
+    fn note(&self, refused: &Refused) {
+        let top = Reason::ALL.iter().flat_map(|reason| {
+            refused.top(*reason, TOLD).into_iter().map(|(client, count)| (*reason, client, count))
+        });
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() == REMEMBERED {
+            all.pop_front();
+        }
+        all.push_back(top.collect());
+    }
+
+    /// Why whom, and how often at least; the most frequent first.
+    pub fn top(&self) -> Vec<(Reason, ClientKey, u64)> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts: HashMap<(&str, ClientKey), (Reason, u64)> = HashMap::new();
+        for (reason, client, count) in all.iter().flatten() {
+            let sum = counts.entry((reason.as_str(), *client)).or_insert((*reason, 0));
+            sum.1 += count;
+        }
+        let mut top: Vec<_> =
+            counts.into_iter().map(|((_, client), (reason, sum))| (reason, client, sum)).collect();
+        top.sort_by_key(|(_, _, sum)| std::cmp::Reverse(*sum));
+        top.truncate(5 * TOLD);
+        top
+    }
+}
 
 /// Logs what has come since the last time, per reason.
-pub(super) async fn run(workers: Arc<Vec<Worker>>, access_log: LogSink) {
+pub(super) async fn run(
+    workers: Arc<Vec<Worker>>,
+    access_log: LogSink,
+    recently: Arc<RecentlyRefused>,
+) {
     let mut last = vec![0; Reason::ALL.len()];
     let (mut last_dry_run, mut last_untrusted) = (0, 0);
     let mut dropped = 0;
@@ -33,6 +75,7 @@ pub(super) async fn run(workers: Arc<Vec<Worker>>, access_log: LogSink) {
         for worker in workers.iter() {
             refused.merge(worker.ended.take_refused());
         }
+        recently.note(&refused);
         for (reason, last) in Reason::ALL.iter().zip(&mut last) {
             let total: u64 = workers.iter().map(|worker| worker.ended.of(*reason)).sum();
             let new = total - std::mem::replace(last, total);

@@ -1,11 +1,14 @@
 //! How the registry stands, for whoever asks.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use crate::application::upstreams::Upstream;
 use crate::clock;
+use crate::domain::ports::Registry;
 use crate::domain::time::Time;
 
 /// How the registry stands.
@@ -18,6 +21,11 @@ pub(super) struct RegistryState {
     held: AtomicBool,
     times_held: AtomicU64,
     skipped: AtomicUsize,
+    in_force: ArcSwap<Registry>,
+    /// Up to when leases have been looked at, and until when those go on that ended while nobody could
+    /// renew them, in seconds since the epoch.
+    leases_at: AtomicI64,
+    grace_until: AtomicI64,
     known: Mutex<Vec<Weak<Upstream>>>,
 }
 
@@ -68,6 +76,32 @@ impl RegistryState {
     /// The registry could not be read.
     pub fn fails(&self) {
         self.failing.store(true, Ordering::Relaxed);
+    }
+
+    /// This is in force, with the leases that have not ended at `leases_at`.
+    pub fn takes(&self, registry: &Arc<Registry>, leases_at: i64) {
+        self.in_force.store(Arc::clone(registry));
+        self.leases_at.store(leases_at, Ordering::Relaxed);
+    }
+
+    /// Leases that ended go on until then.
+    pub fn spares_until(&self, grace_until: i64) {
+        self.grace_until.store(grace_until, Ordering::Relaxed);
+    }
+
+    /// What is in force.
+    pub fn in_force(&self) -> Arc<Registry> {
+        self.in_force.load_full()
+    }
+
+    /// The moment from which on leases have ended, in seconds since the epoch: earlier than `unix_now` while
+    /// those go on that nobody could renew.
+    pub fn leases_at(&self, unix_now: i64) -> i64 {
+        if unix_now < self.grace_until.load(Ordering::Relaxed) {
+            self.leases_at.load(Ordering::Relaxed)
+        } else {
+            unix_now
+        }
     }
 
     /// New tables were put in force, and these are all backends that anything is observed of.

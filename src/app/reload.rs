@@ -2,8 +2,8 @@
 //! changes.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -65,6 +65,18 @@ pub(super) struct ReloadState {
     successes: AtomicU64,
     failures: AtomicU64,
     last_failed: AtomicBool,
+    last: Mutex<LastReload>,
+}
+
+/// What the last reload came to, in words.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LastReload {
+    /// Every error, if it failed.
+    pub errors: Vec<String>,
+    /// What is not in force, because it needs a restart or something else overrides it.
+    pub waiting: Vec<String>,
+    /// When the configuration was last put in force, as time since the epoch.
+    pub at: Option<Duration>,
 }
 
 impl Reload {
@@ -88,6 +100,7 @@ impl Reload {
             Ok(prepared) => {
                 self.complaint.clear();
                 self.state.succeeded();
+                self.state.note(|last| last.errors.clear());
                 return Some(prepared);
             }
             Err(errors) => errors,
@@ -103,6 +116,7 @@ impl Reload {
             errors = errors.len(),
             "the configuration was not reloaded: the one in force stays"
         );
+        self.state.note(|last| last.errors.clone_from(&errors));
         self.complaint = errors;
         None
     }
@@ -207,6 +221,16 @@ impl ReloadState {
     fn failed(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
         self.last_failed.store(true, Ordering::Relaxed);
+    }
+
+    /// What the last one came to.
+    pub fn last(&self) -> LastReload {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes that.
+    pub fn note(&self, change: impl FnOnce(&mut LastReload)) {
+        change(&mut self.last.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Reloads that were put in force.

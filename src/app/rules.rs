@@ -1,9 +1,10 @@
 //! What the configuration means to the data plane.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::denials::Denials;
 use super::origins::Origins;
 use crate::application::admission;
 use crate::application::connect;
@@ -11,10 +12,10 @@ use crate::application::locate::Geo;
 use crate::application::proxy::{HttpRules, HttpTimes, Snapshot};
 use crate::application::upstreams::{AppRules, Rules, Tables, WarmRules};
 use crate::config::{AppConfig, Config, SendProxy, Settings};
-use crate::domain::App;
 use crate::domain::balance::Spill;
 use crate::domain::host::HostMap;
 use crate::domain::ports::CountryLookup;
+use crate::domain::{AdminState, App, BackendId};
 use crate::infrastructure::proxy_protocol::Version;
 use crate::infrastructure::{CircuitBreakerConfig, RateLimitConfig, RateLimiter, descriptors};
 
@@ -55,6 +56,9 @@ impl Machine {
     }
 }
 
+/// What operators ask of backends on this POP only.
+pub(super) type Here = Arc<HashMap<BackendId, AdminState>>;
+
 /// What the workers go by, but for the tables. The `rate` limit in force goes on, with the buckets that
 /// it has.
 pub(super) fn snapshot(
@@ -62,6 +66,7 @@ pub(super) fn snapshot(
     machine: &Machine,
     geo: Arc<Geo>,
     rate: Option<&admission::Rate>,
+    denials: &Denials,
 ) -> Snapshot {
     let settings = &config.settings;
     Snapshot {
@@ -71,7 +76,7 @@ pub(super) fn snapshot(
         hosts: Arc::new(hosts(config)),
         with_hosts: Arc::new(with_hosts(config)),
         trusted: Arc::new(settings.proxy_protocol_trusted.get().iter().map(|c| (*c, ())).collect()),
-        admission: Arc::new(admission(settings, machine, rate)),
+        admission: Arc::new(admission(settings, machine, rate, denials)),
         geo,
         dial: dial(settings),
         warm: warm(settings, machine),
@@ -109,7 +114,7 @@ pub(super) fn geo(config: &Config, database: &Arc<dyn CountryLookup>) -> Arc<Geo
 }
 
 /// What tables are made with.
-pub(super) fn tables(config: &Config, origins: &Origins) -> Rules {
+pub(super) fn tables(config: &Config, origins: &Origins, here: &Here) -> Rules {
     let settings = &config.settings;
     let default = AppRules {
         spill: Spill::Any,
@@ -144,6 +149,7 @@ pub(super) fn tables(config: &Config, origins: &Origins) -> Rules {
             timeout: settings.circuit_breaker_timeout_secs.get(),
         }),
         slow_start: settings.slow_start_secs.get(),
+        here: Arc::clone(here),
     }
 }
 
@@ -157,14 +163,17 @@ pub(super) const fn header(app: &AppConfig) -> Option<Version> {
 }
 
 /// Who may come in.
-fn admission(
+pub(super) fn admission(
     settings: &Settings,
     machine: &Machine,
     rate_before: Option<&admission::Rate>,
+    denials: &Denials,
 ) -> admission::Rules {
     let max_connections = machine.max_connections(settings);
     let max_per_client = settings.max_connections_per_client.get();
-    let rules = admission::Rules::new(settings.deny.get(), max_connections, max_per_client);
+    let mut deny = settings.deny.get().to_vec();
+    deny.extend(denials.all().iter().map(|denial| denial.cidr));
+    let rules = admission::Rules::new(&deny, max_connections, max_per_client);
     match rate(settings, rate_before) {
         Some(rate) => rules.with_rate(rate),
         None => rules,

@@ -82,6 +82,11 @@ impl Store {
         self.repository.describe()
     }
 
+    /// The store itself, for writing.
+    pub fn repository(&self) -> Arc<dyn BackendRepository> {
+        Arc::clone(&self.repository)
+    }
+
     /// What the store holds, or `None` when that is what was read the last time. What is missing in
     /// the store is made first.
     pub async fn read(&mut self) -> Result<Option<Registry>, RepositoryError> {

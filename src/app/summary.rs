@@ -59,15 +59,17 @@ impl Started<'_> {
         let list = |addrs: &[SocketAddr]| -> Vec<String> {
             addrs.iter().map(ToString::to_string).collect()
         };
-        let metrics =
-            if addrs.metrics.is_empty() { "off".into() } else { list(&addrs.metrics).join(",") };
+        let or_off = |addrs: &[SocketAddr]| {
+            if addrs.is_empty() { "off".into() } else { list(addrs).join(",") }
+        };
         let pop = pop_name(config);
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             pop,
             region = %settings.region,
             listening = list(&addrs.clients).join(","),
-            metrics,
+            metrics = or_off(&addrs.metrics),
+            api = or_off(&addrs.api),
             workers,
             max_connections,
             registry = store,

@@ -5,6 +5,7 @@ mod cause;
 mod flight;
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, sock
 use tokio::sync::mpsc;
 
 use super::account::Reason;
+use super::choices::Noter;
+use super::locate::Location;
 use super::relay::{self, End};
 use super::route::{self, Routed};
 use super::upstreams::{AppTable, RouteCounts, Upstream};
@@ -246,6 +249,18 @@ impl Dial {
     #[must_use]
     pub fn header(&self) -> Option<Version> {
         self.expects().filter(|_| !self.is_secured())
+    }
+
+    /// Notes where the client was carried, if that is farther than it need be.
+    pub fn note(
+        &self,
+        choices: &mut Noter,
+        client: IpAddr,
+        location: Location,
+        routed: &Routed,
+        now: Time,
+    ) {
+        choices.note(&self.table, client, location, routed, now);
     }
 
     /// The count of clients like this one that are carried where `routed` is.

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::locate::Location;
 use super::upstreams::{AppTable, Observed};
@@ -10,9 +11,10 @@ use crate::domain::balance::{FULL_SHARE, Load, Spill, Standing as Stands, Tier};
 use crate::domain::time::Time;
 
 /// The answer for one client.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
     /// The client.
+    #[schema(value_type = String)]
     pub client: IpAddr,
     /// Its country; `None` = unknown.
     pub country: Option<String>,
@@ -21,13 +23,14 @@ pub struct Explanation {
     /// The app that it asks for.
     pub app: String,
     /// How far the app lets it be carried: any, region or country.
-    pub spill: &'static str,
+    pub spill: String,
     /// Every backend of the app, best first.
     pub backends: Vec<Standing>,
 }
 
 /// One backend's standing.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Ranked)]
 pub struct Standing {
     /// Its name.
     pub id: String,
@@ -67,6 +70,18 @@ type Rank = (u8, Tier, usize);
 /// Explains where `client` would go now.
 #[must_use]
 pub fn explain(table: &AppTable, client: IpAddr, location: Location, now: Time) -> Explanation {
+    explain_without(table, client, location, &[], now)
+}
+
+/// The same as if backends, or all of some regions, were gone.
+#[must_use]
+pub fn explain_without(
+    table: &AppTable,
+    client: IpAddr,
+    location: Location,
+    without: &[String],
+    now: Time,
+) -> Explanation {
     let origin = table.layout.origin(location.country, location.at_pop);
     let load = table.load(now);
     let mut ranked: Vec<(Result<Rank, String>, Standing)> = table
@@ -75,7 +90,11 @@ pub fn explain(table: &AppTable, client: IpAddr, location: Location, now: Time) 
         .map(|row| {
             let backend = &row.backend;
             let near = table.layout.nearness(origin, &backend.region, backend.country);
+            let is_gone = |gone: &String| {
+                backend.id.as_str() == gone || backend.region.as_str().eq_ignore_ascii_case(gone)
+            };
             let rank = match (row.place, near) {
+                _ if without.iter().any(is_gone) => Err("without".into()),
                 (Err(reason), _) => Err(reason.as_str().to_owned()),
                 (Ok(_), None) => Err(format!("spill_{}", spill_name(table.rules.spill))),
                 (Ok(place), Some((tier, rank))) => {
@@ -133,7 +152,7 @@ pub fn explain(table: &AppTable, client: IpAddr, location: Location, now: Time) 
         country: location.country.map(|country| country.to_string()),
         region: table.layout.region_name(origin).map(ToString::to_string),
         app: table.name.to_string(),
-        spill: spill_name(table.rules.spill),
+        spill: spill_name(table.rules.spill).into(),
         backends,
     }
 }

@@ -5,6 +5,7 @@ mod answering;
 mod arriving;
 mod asking;
 mod ending;
+mod listing;
 mod made;
 mod relaying;
 mod reusing;
@@ -12,6 +13,7 @@ mod securing;
 mod serving;
 mod snapshot;
 mod streams;
+mod ticks;
 mod upkeep;
 mod warming;
 
@@ -21,12 +23,12 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use super::account::{Ended, Format, Reason, Record};
 use super::admission::{self, Admitted, ClientCounts};
+use super::choices::{Choices, Noter};
 use super::connect::{self, Connected, Demotions, Dial, Progress};
 use super::locate::Location;
 use super::relay::{self, End, Relay, Side, Turn};
@@ -41,17 +43,17 @@ use crate::infrastructure::reactor::{Event, Interest, Reactor};
 use crate::infrastructure::slab::{Key, KeyMap, Slab};
 use crate::infrastructure::{ConnectionGuard, ShutdownController};
 use arriving::Arriving;
+pub use listing::{Listed, Wanted};
 use relaying::Relaying;
 use reusing::Leg;
 use serving::Serving;
 pub use snapshot::{HttpRules, HttpTimes, ListenerRules, Snapshot};
+use ticks::{TICKS_PER_SEC, idle_ticks, ticks};
 use upkeep::Forcing;
 use warming::Warming;
 
 /// The client's socket among a connection's; the dials' sockets come after it.
 const CLIENT: usize = 0;
-/// Ticks of the slab's ages: an eighth of a second, so that 32 bits last for 17 years.
-const TICKS_PER_SEC: u32 = 8;
 
 /// What all workers share.
 pub struct Shared {
@@ -100,6 +102,7 @@ pub struct Proxy {
     rng: fastrand::Rng,
     log: LogWriter,
     ended: Arc<Ended>,
+    choices: Noter,
     share: Share,
     routes: RouteCounts,
     swept: Time,
@@ -182,7 +185,7 @@ impl Proxy {
         shared: Arc<Shared>,
         reactor: Reactor,
         log: LogWriter,
-        ended: Arc<Ended>,
+        (ended, choices): (Arc<Ended>, Arc<Choices>),
         number: usize,
     ) -> Self {
         Self {
@@ -206,6 +209,7 @@ impl Proxy {
             rng: fastrand::Rng::new(),
             log,
             ended,
+            choices: Noter::new(choices),
             swept: Time::ZERO,
             forcing: None,
             uncounted: false,
@@ -299,6 +303,7 @@ impl Proxy {
         now: Time,
     ) {
         let location = snapshot.geo.locate(comer.client.ip());
+        self.shared.meters.came_from(self.share, location.country);
         let Some(table) = table else {
             return self.turn_away(&comer, end, key, (None, location, Reason::NoBackend), now);
         };
@@ -534,6 +539,8 @@ impl Proxy {
         meters.set_up(self.share, setup);
         routed.slot.upstream().meter.cell(self.share).connected();
         dial.route_count(&routed, &mut self.routes, meters).count(self.share);
+        let ip = connection.client.ip();
+        dial.note(&mut self.choices, ip, connection.location, &routed, now);
         let number = routed.slot.upstream().number;
         let bind = || self.shared.affinity.bind(connection.key, number, ttl, now);
         let header = dial.header().map(|version| {
@@ -583,13 +590,4 @@ impl Proxy {
         }
         self.connections.put(id, connection);
     }
-}
-
-fn idle_ticks(timeout: Duration) -> u32 {
-    u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).saturating_mul(TICKS_PER_SEC)
-}
-
-fn ticks(now: Time) -> u32 {
-    let ticks = now.nanos() / (1_000_000_000 / u64::from(TICKS_PER_SEC));
-    u32::try_from(ticks & u64::from(u32::MAX)).unwrap_or_default()
 }

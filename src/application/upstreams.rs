@@ -3,6 +3,7 @@
 //! A new reading of the registry makes a new table, which is swapped in whole. A backend that stays
 //! (same id, same address) keeps its [`Upstream`], and with it its count and its dial record.
 
+mod homes;
 mod places;
 mod resting;
 mod route_counts;
@@ -16,17 +17,18 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::domain::backend::Ineligible;
-use crate::domain::balance::{Layout, Load, Member, Spill, Standing};
+use crate::domain::balance::{Layout, Load, Member, Origin, Spill, Standing, Tier};
 use crate::domain::ports::Registry;
 use crate::domain::region::Atlas;
 use crate::domain::time::Time;
-use crate::domain::{App, Backend, BackendId, Region};
+use crate::domain::{AdminState, App, Backend, BackendId, Region};
 use crate::infrastructure::CircuitBreakerConfig;
 use crate::infrastructure::circuit_breaker::Permit;
 use crate::infrastructure::health_checker::Health;
 use crate::infrastructure::meters::Meters;
 use crate::infrastructure::proxy_protocol::Version;
 use crate::infrastructure::tls::Originator;
+use homes::Homes;
 pub use resting::Rested;
 pub use route_counts::RouteCounts;
 pub use upstream::{Believed, Dials, PROBE_TIME, Slot, Upstream};
@@ -62,6 +64,8 @@ pub struct Rules {
     pub breaker: Option<CircuitBreakerConfig>,
     /// How long a recovered or new backend takes to its full share; zero = no time.
     pub slow_start: Duration,
+    /// What operators ask of backends on this POP only.
+    pub here: Arc<HashMap<BackendId, AdminState>>,
 }
 
 impl Rules {
@@ -94,6 +98,7 @@ pub struct AppTable {
     places: HashMap<u64, usize>,
     /// All of the app's rows, by id.
     pub rows: Vec<Row>,
+    homes: Homes,
 }
 
 /// A row of the registry, and whether it takes connections.
@@ -101,8 +106,19 @@ pub struct AppTable {
 pub struct Row {
     /// As it is written.
     pub backend: Backend,
+    /// What operators ask of it on this POP only.
+    pub here: Option<AdminState>,
     /// Its place in the layout, or why it has none.
     pub place: Result<usize, Ineligible>,
+}
+
+impl Row {
+    /// What operators ask of it, here if not everywhere.
+    #[must_use]
+    pub fn asked(&self) -> AdminState {
+        let here = self.here.filter(|state| *state != AdminState::Ready);
+        here.unwrap_or_else(|| self.backend.asked())
+    }
 }
 
 impl AppTable {
@@ -122,6 +138,11 @@ impl AppTable {
     #[must_use]
     pub fn place(&self, number: u64) -> Option<usize> {
         self.places.get(&number).copied()
+    }
+
+    /// The rows in tiers nearer to a client than `tier`, those included that take no connections; by tier.
+    pub fn nearer(&self, origin: Origin, tier: Tier) -> impl Iterator<Item = (Tier, &[usize])> {
+        self.homes.nearer(&self.layout, origin, tier)
     }
 
     /// The eligible backends.
@@ -301,8 +322,14 @@ impl Roster {
         rules: &Rules,
         unix_now: i64,
     ) -> AppTable {
-        let eligible: Vec<Result<(), Ineligible>> =
-            backends.iter().map(|backend| backend.eligible(unix_now)).collect();
+        let here = |backend: &Backend| rules.here.get(&backend.id).copied();
+        let eligible: Vec<Result<(), Ineligible>> = backends
+            .iter()
+            .map(|backend| match here(backend) {
+                None | Some(AdminState::Ready) => backend.eligible(unix_now),
+                Some(_) => backend.eligible(unix_now).and(Err(Ineligible::Draining)),
+            })
+            .collect();
         let chosen: Vec<usize> = (0..backends.len()).filter(|&i| eligible[i].is_ok()).collect();
         let members: Vec<Member> = chosen
             .iter()
@@ -330,8 +357,12 @@ impl Roster {
             .into_iter()
             .zip(eligible)
             .zip(place_of)
-            .map(|((backend, eligible), place)| Row { backend, place: eligible.map(|()| place) })
-            .collect();
+            .map(|((backend, eligible), place)| Row {
+                here: here(&backend),
+                backend,
+                place: eligible.map(|()| place),
+            })
+            .collect::<Vec<_>>();
         self.versions += 1;
         let next = u32::try_from(self.apps.len()).unwrap_or(u32::MAX);
         let number = *self.apps.entry(name.clone()).or_insert(next);
@@ -345,9 +376,10 @@ impl Roster {
             breakers: rules.breaker.is_some(),
             slow_start: rules.slow_start,
             down: AtomicUsize::new(down),
-            layout,
             upstreams,
             places,
+            homes: Homes::of(&rows, &layout),
+            layout,
             rows,
         }
     }
@@ -392,6 +424,7 @@ mod tests {
             apps: BTreeMap::new(),
             breaker: None,
             slow_start: Duration::from_secs(30),
+            here: Arc::default(),
         }
     }
 

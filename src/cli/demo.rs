@@ -15,6 +15,7 @@ use super::run::Log;
 use crate::adapters::outbound::sqlite::{Access, SqliteBackendRepository};
 use crate::app::{Edge, Process};
 use crate::config::{Source, load};
+use crate::domain::AdminState;
 use crate::domain::ports::BackendRepository;
 use crate::infrastructure::log_sink::LogSink;
 use crate::infrastructure::shutdown_signal;
@@ -74,7 +75,8 @@ async fn demo() -> anyhow::Result<u8> {
         Process { source: Arc::new(move || source.clone()), set_log, access_log, hangup: None };
     let edge = Edge::start(config, process).await?;
     let addr = edge.addrs().clients.first().copied().context("the proxy listens nowhere")?;
-    introduce(addr, &registry)?;
+    let api = edge.addrs().api.first().copied().context("the API listens nowhere")?;
+    introduce(addr, api, &registry)?;
 
     let mut lines = prompt();
     let until = async {
@@ -104,8 +106,11 @@ fn source(folder: &Path, registry: &Path) -> anyhow::Result<Source> {
     let file = folder.join("demo.toml");
     std::fs::write(&file, PLACES).with_context(|| format!("cannot write {}", file.display()))?;
     let path = registry.to_str().context("the folder for temporary files has no UTF-8 name")?;
+    let port = free_port(PORT)?;
     let env = [
-        ("EDGEPROXY_LISTEN_ADDR", format!("127.0.0.1:{}", free_port()?)),
+        ("EDGEPROXY_LISTEN_ADDR", format!("127.0.0.1:{port}")),
+        ("EDGEPROXY_API_ENABLED", "true".into()),
+        ("EDGEPROXY_API_LISTEN_ADDR", format!("127.0.0.1:{}", free_port(port + 1)?)),
         ("EDGEPROXY_DB_PATH", path.into()),
         ("EDGEPROXY_DB_RELOAD_SECS", "1".into()),
         ("EDGEPROXY_SHUTDOWN_TIMEOUT_SECS", "2".into()),
@@ -116,15 +121,17 @@ fn source(folder: &Path, registry: &Path) -> anyhow::Result<Source> {
     Ok(Source { env, file: Some(file) })
 }
 
-fn free_port() -> anyhow::Result<u16> {
-    (PORT..PORT + 100)
+/// The first port from one on that nobody listens on.
+fn free_port(from: u16) -> anyhow::Result<u16> {
+    (from..from + 100)
         .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-        .ok_or_else(|| anyhow!("no free port from {PORT} to {}", PORT + 99))
+        .ok_or_else(|| anyhow!("no free port from {from} to {}", from + 99))
 }
 
-fn introduce(addr: SocketAddr, registry: &Path) -> anyhow::Result<()> {
+fn introduce(addr: SocketAddr, api: SocketAddr, registry: &Path) -> anyhow::Result<()> {
     let program = std::env::current_exe()?;
-    let registry = registry.display();
+    let token = registry.with_file_name("edge-proxy.token");
+    let (registry, token) = (registry.display(), token.display());
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
@@ -142,11 +149,15 @@ Ask again: the same backend answers, because a client keeps its backend for 600 
 Type `stop fra-1` and ask from Germany once more: ams-1 answers, in the same region, and no request
 fails. `start fra-1` brings it back.
 
-From another terminal, on the registry that this proxy reads every second:
+See it all in a browser, or ask why a client goes where it goes: http://{api}/
+(Changes there need the token in {token}.)
 
-  EDGEPROXY_DB_PATH={registry} {program} backends list
-  EDGEPROXY_DB_PATH={registry} {program} backends drain scl-1
-  EDGEPROXY_DB_PATH={registry} {program} route 8.8.8.8
+From another terminal, on this very process:
+
+  export EDGEPROXY_DB_PATH={registry}
+  {program} top
+  {program} route 127.0.2.1
+  {program} backends drain scl-1 --wait 1m
 
 Every connection ends with a line here that says where it went. {PROMPT_HELP}
 ",
@@ -194,9 +205,8 @@ async fn obey(
             println!("{id} serves again");
         }
         [verb @ ("drain" | "ready"), id] => {
-            let mut row = find(samples, id)?.row()?;
-            row.healthy = *verb == "ready";
-            repository.put(vec![row]).await?;
+            let state = if *verb == "ready" { AdminState::Ready } else { AdminState::Drain };
+            repository.set_state(find(samples, id)?.row()?.id, state).await?;
             println!("{id}: {verb}, live within a second");
         }
         _ => println!("{PROMPT_HELP}"),

@@ -1,9 +1,10 @@
-//! What no single setting can know: rules between settings, and what this version leaves out.
+//! What no single setting can know: rules between settings.
 
 use super::backends;
 use super::certificate::CertificateConfig;
 use super::parts::ListenerConfig;
 use super::resolve::{Origin, Resolver};
+use super::secret::Secret;
 use super::table::Settings;
 
 /// Reports the rules that `settings` break together.
@@ -40,6 +41,26 @@ pub(super) fn rules(settings: &Settings, resolver: &mut Resolver<'_>) {
     if ["/healthz", "/readyz"].contains(&s.metrics_path.as_str()) {
         let rule = "must be another path than /healthz and /readyz, which are served beside it";
         resolver.refuse(metrics, &[], rule);
+    }
+    let (cert, key) = ("EDGEPROXY_API_TLS_CERT", "EDGEPROXY_API_TLS_KEY");
+    for (one, has_one, other, has_other) in [
+        (cert, s.api_tls_cert.is_some(), key, s.api_tls_key.is_some()),
+        (key, s.api_tls_key.is_some(), cert, s.api_tls_cert.is_some()),
+        (
+            "EDGEPROXY_API_TLS_CLIENT_CA",
+            s.api_tls_client_ca.is_some(),
+            cert,
+            s.api_tls_cert.is_some(),
+        ),
+    ] {
+        if has_one && !has_other {
+            resolver.refuse(one, &[other], &format!("must be given with {other}"));
+        }
+    }
+    let same = |token: &Secret| s.api_token.as_ref() == Some(token);
+    if s.api_register_token.as_ref().is_some_and(same) {
+        let rule = "must be another token than EDGEPROXY_API_TOKEN, which may do everything";
+        resolver.refuse("EDGEPROXY_API_REGISTER_TOKEN", &["EDGEPROXY_API_TOKEN"], rule);
     }
     if s.metrics_path.contains(['?', '#']) {
         resolver.refuse(metrics, &[], "must be a path without ? and #");
@@ -112,17 +133,8 @@ pub(super) fn bad_path(path: &str) -> Option<&'static str> {
     }
 }
 
-/// Notes every setting that asks for what is not in this version, and what happens instead.
+/// Notes what is asked for and has no effect.
 pub(super) fn notices(settings: &Settings, resolver: &mut Resolver<'_>) {
-    for given in &resolver.effective {
-        let asked = given.setting.asks.is_some_and(|asks| asks(settings));
-        if let Some(later) = given.setting.later
-            && asked
-        {
-            let notice = format!("{}={}: {later}", given.setting.env, given.value);
-            resolver.report.notices.push(notice);
-        }
-    }
     unread_file(settings, resolver);
 }
 

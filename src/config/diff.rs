@@ -97,6 +97,26 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     changes
 }
 
+/// What only the file can say, by name.
+#[must_use]
+pub fn parts_of(config: &Config) -> Vec<(String, String)> {
+    let nothing = Config {
+        apps: BTreeMap::new(),
+        atlas: Atlas::default(),
+        geo_overrides: Vec::new(),
+        listeners: Vec::new(),
+        certificates: Vec::new(),
+        backends: None,
+        ..config.clone()
+    };
+    let changes = diff(&nothing, config).into_iter();
+    let parts = changes.filter_map(|change| match change.what {
+        Subject::Part(name) => Some((name, change.new_value)),
+        Subject::Setting(_) => None,
+    });
+    parts.collect()
+}
+
 fn setting(old: &Effective, new: &Effective) -> Option<Change> {
     let what = Subject::Setting(new.setting);
     let reloadable = new.setting.reloadable;

@@ -108,8 +108,7 @@ fn comment(setting: &Setting) -> String {
     } else {
         String::new()
     };
-    let later = if setting.later.is_some() { " Not in this version." } else { "" };
-    format!("# {}{later}\n# {}: {}.{absent}\n", setting.help, setting.env, (setting.accepts)())
+    format!("# {}\n# {}: {}.{absent}\n", setting.help, setting.env, (setting.accepts)())
 }
 
 fn literal(setting: &Setting) -> String {
@@ -131,11 +130,10 @@ pub fn readme_table() -> String {
             default => format!("`{default}`"),
         };
         let file = if setting.secret { " Has a `_FILE` form." } else { "" };
-        let later = if setting.later.is_some() { " *(a later version)*" } else { "" };
         let reload = if setting.reloadable { "yes" } else { "restart" };
         writeln!(
             text,
-            "| `{}` | `{}` | {default} | {reload} | {}{file}{later} |",
+            "| `{}` | `{}` | {default} | {reload} | {}{file} |",
             setting.env, setting.toml, setting.help
         )
         .expect("a string takes everything");

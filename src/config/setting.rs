@@ -1,7 +1,5 @@
 //! One row of the settings table, and the macro that makes a table into a struct.
 
-use super::table::Settings;
-
 /// A setting: its names, default, rules and help.
 #[derive(Debug)]
 pub struct Setting {
@@ -19,10 +17,6 @@ pub struct Setting {
     pub reloadable: bool,
     /// Whether its value is masked wherever it is shown; such a setting has a `_FILE` form too.
     pub secret: bool,
-    /// For a setting that has no effect in this version: what that means.
-    pub later: Option<&'static str>,
-    /// Whether a given value asks for what is not in this version.
-    pub(super) asks: Option<fn(&Settings) -> bool>,
     /// What it is for, in one line.
     pub help: &'static str,
 }
@@ -48,13 +42,11 @@ impl Setting {
 
 /// Makes the table, the struct with one field a row, and the function that fills it.
 ///
-/// A row: `field: Type = default, VARIABLE, "toml.path", reload|restart, now|later(phrase[, asks]),
-/// "help";`
+/// A row: `field: Type = default, VARIABLE, "toml.path", reload|restart, "help";`
 macro_rules! settings {
     ($(
         $field:ident: $type:ty = $default:literal, $env:ident, $toml:literal,
-        $change:ident, $version:ident $(($phrase:expr $(, $asks:expr)?))?,
-        $help:literal;
+        $change:ident, $help:literal;
     )*) => {
         /// Every setting with the value in effect.
         #[derive(Clone, Debug, PartialEq)]
@@ -72,8 +64,6 @@ macro_rules! settings {
             shape: <$type as Value>::SHAPE,
             reloadable: settings!(@$change),
             secret: <$type as Value>::SECRET,
-            later: settings!(@$version $($phrase)?),
-            asks: settings!(@asks $($($asks)?)?),
             help: $help,
         },)*];
 
@@ -95,10 +85,6 @@ macro_rules! settings {
     (@kept restart, $new:expr, $old:expr) => { $old.clone() };
     (@reload) => { true };
     (@restart) => { false };
-    (@now) => { None };
-    (@later $phrase:expr) => { Some($phrase) };
-    (@asks) => { None };
-    (@asks $asks:expr) => { Some($asks) };
 }
 
 pub(super) use settings;

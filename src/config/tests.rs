@@ -305,23 +305,6 @@ fn the_metrics_do_not_take_the_place_of_what_is_served_beside_them() {
 }
 
 #[test]
-fn asking_for_what_is_not_in_this_version_is_noted_and_not_asking_is_not() {
-    let quiet = env(&[
-        ("EDGEPROXY_MODE", "http"),
-        ("EDGEPROXY_TLS_ENABLED", "no"),
-        ("EDGEPROXY_STATE_DIR", "/state"),
-        ("EDGEPROXY_API_TOKEN", "t"),
-    ]);
-    assert_eq!(quiet.loaded().notices, [""; 0]);
-    let loud = env(&[("EDGEPROXY_API_ENABLED", "1")]);
-    assert_eq!(
-        loud.loaded().notices,
-        ["EDGEPROXY_API_ENABLED=true: the control API is not in this version; \
-             nothing listens on the API address",]
-    );
-}
-
-#[test]
 fn asking_for_what_works_is_not_noted() {
     let protected = env(&[
         ("EDGEPROXY_RATE_LIMIT_ENABLED", "true"),

@@ -118,6 +118,23 @@ pub struct Lease {
     pub admin_state: AdminState,
 }
 
+impl Lease {
+    /// Whether it has ended at `unix_now` (seconds since the Unix epoch).
+    #[must_use]
+    pub fn has_ended(&self, unix_now: i64) -> bool {
+        self.expires_at.is_some_and(|at| at <= unix_now)
+    }
+
+    /// Whether `other` differs in nothing but when it ends: what a renewal changes.
+    #[must_use]
+    pub fn is_same_but_for_expiry(&self, other: &Self) -> bool {
+        let Self { generation, expires_at, admin_state } = self;
+        *generation == other.generation
+            && expires_at.is_some() == other.expires_at.is_some()
+            && *admin_state == other.admin_state
+    }
+}
+
 /// What an operator asked of a registered backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminState {
@@ -184,6 +201,16 @@ impl Backend {
         SocketAddr::new(self.wg_ip, self.port)
     }
 
+    /// What operators ask of it: `healthy = 0` is a drain, whatever else they say.
+    #[must_use]
+    pub fn asked(&self) -> AdminState {
+        match self.lease.as_ref().map(|lease| lease.admin_state) {
+            None | Some(AdminState::Ready) if !self.healthy => AdminState::Drain,
+            None => AdminState::Ready,
+            Some(state) => state,
+        }
+    }
+
     /// Whether what is written about it lets it take new connections at `unix_now`
     /// (seconds since the Unix epoch).
     ///
@@ -197,11 +224,44 @@ impl Backend {
             Err(Ineligible::Draining)
         } else if self.weight == 0 {
             Err(Ineligible::WeightZero)
-        } else if lease.and_then(|l| l.expires_at).is_some_and(|at| at <= unix_now) {
+        } else if lease.is_some_and(|l| l.has_ended(unix_now)) {
             Err(Ineligible::LeaseExpired)
         } else {
             Ok(())
         }
+    }
+
+    /// Whether `other` differs in nothing but when its lease ends: what a renewal changes.
+    #[must_use]
+    pub fn is_same_but_for_expiry(&self, other: &Self) -> bool {
+        // Taken apart, so that a field that comes later is not forgotten.
+        let Self {
+            id,
+            app,
+            region,
+            country,
+            wg_ip,
+            port,
+            healthy,
+            weight,
+            soft_limit,
+            hard_limit,
+            deleted,
+            created_at,
+            updated_at,
+            lease,
+        } = self;
+        let is_same_lease = match (lease, &other.lease) {
+            (Some(one), Some(other)) => one.is_same_but_for_expiry(other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        is_same_lease
+            && (id, app, region, country) == (&other.id, &other.app, &other.region, &other.country)
+            && (wg_ip, port) == (&other.wg_ip, &other.port)
+            && (healthy, deleted) == (&other.healthy, &other.deleted)
+            && (weight, soft_limit, hard_limit)
+                == (&other.weight, &other.soft_limit, &other.hard_limit)
+            && (created_at, updated_at) == (&other.created_at, &other.updated_at)
     }
 }
 

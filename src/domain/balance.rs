@@ -6,6 +6,7 @@
 //! The draw of two is Mitzenmacher's "power of two choices", with weights.
 
 mod lot;
+mod member;
 mod span;
 mod vacancy;
 
@@ -13,6 +14,7 @@ use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 
 use lot::{Fit, Lot};
+pub use member::{FULL_SHARE, Load, Member, Standing};
 use span::Span;
 pub use vacancy::Vacancy;
 use vacancy::{Bits, Hints};
@@ -73,66 +75,17 @@ impl Origin {
         self.country
     }
 
+    /// The number of the client's region in the layout, when it is known.
+    #[must_use]
+    pub const fn region(self) -> Option<u32> {
+        self.region
+    }
+
     /// The region alone.
     #[must_use]
     pub const fn without_country(self) -> Self {
         Self { country: None, region: self.region }
     }
-}
-
-/// What the decision needs to know of one backend.
-#[derive(Clone, Debug)]
-pub struct Member {
-    /// Where it is.
-    pub region: Region,
-    /// The country that it is in, when it is known.
-    pub country: Option<Country>,
-    /// Its share of its tier, at least 1.
-    pub weight: u32,
-    /// Open connections from which the next tier is preferred; 0 = none.
-    pub soft_limit: u32,
-    /// Open connections that are never exceeded; 0 = none.
-    pub hard_limit: u32,
-}
-
-impl Member {
-    /// Whether one more connection fits below the hard limit.
-    #[must_use]
-    pub const fn below_hard(&self, active: u32) -> bool {
-        self.hard_limit == 0 || active < self.hard_limit
-    }
-
-    /// Whether one more connection is welcome.
-    #[must_use]
-    pub const fn below_soft(&self, active: u32) -> bool {
-        (self.soft_limit == 0 || active < self.soft_limit) && self.below_hard(active)
-    }
-}
-
-/// What is observed of the members at the moment of the decision.
-pub trait Load {
-    /// Open connections of a member.
-    fn active(&self, member: usize) -> u32;
-    /// How a member stands.
-    fn standing(&self, member: usize) -> Standing;
-    /// How much of its weight counts, in thousandths: less than [`FULL_SHARE`] while it warms up.
-    fn share(&self, _: usize) -> u32 {
-        FULL_SHARE
-    }
-}
-
-/// All of a member's weight.
-pub const FULL_SHARE: u32 = 1_000;
-
-/// How a member stands, besides its load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It can be chosen.
-    Up,
-    /// It ranks behind all others (its last dial failed).
-    Last,
-    /// It is not chosen (its probes fail, its breaker is open).
-    Out,
 }
 
 /// Members and regions that a further try should not go to.
@@ -284,6 +237,19 @@ impl Layout {
         Origin { country, region }
     }
 
+    /// The number of a region in this layout, if anything is known of it.
+    #[must_use]
+    pub fn number_of(&self, region: &Region) -> Option<u32> {
+        let place = self.regions.binary_search_by(|row| row.name.cmp(region)).ok()?;
+        u32::try_from(place).ok()
+    }
+
+    /// The number of this POP's region.
+    #[must_use]
+    pub const fn pop(&self) -> u32 {
+        self.pop
+    }
+
     /// The name of the region that a client is in, when it is known.
     #[must_use]
     pub fn region_name(&self, origin: Origin) -> Option<&Region> {
@@ -299,8 +265,7 @@ impl Layout {
         region: &Region,
         country: Option<Country>,
     ) -> Option<(Tier, usize)> {
-        let place = self.regions.binary_search_by(|row| row.name.cmp(region));
-        let place = u32::try_from(place.unwrap_or(self.regions.len())).unwrap_or(u32::MAX);
+        let place = self.number_of(region).unwrap_or(u32::MAX);
         let tier = self.tier(origin, place, country)?;
         let from = origin.region.unwrap_or(self.pop) as usize;
         let far = &self.regions[from].by_distance;

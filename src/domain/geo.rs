@@ -16,6 +16,11 @@ impl Country {
     /// How many codes of two letters there are.
     pub const COUNT: usize = 26 * 26;
 
+    /// Every code of two letters, whether or not it is in use.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (b'A'..=b'Z').flat_map(|a| (b'A'..=b'Z').map(move |b| Self([a, b])))
+    }
+
     /// The code as two ASCII capitals.
     #[must_use]
     pub const fn code(self) -> [u8; 2] {

@@ -24,8 +24,8 @@ use std::sync::{
 
 use crate::clock;
 use crate::domain::time::Time;
+pub use machine::{Hold, State, Transition};
 use machine::{Machine, Pass};
-pub use machine::{State, Transition};
 
 /// When a breaker opens, tries and closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +159,18 @@ impl CircuitBreaker {
     /// Changes when it opens, tries and closes; the state that it is in stays.
     pub fn set_config(&self, config: CircuitBreakerConfig) {
         self.shared.change(|machine| machine.set_config(config));
+    }
+
+    /// Has it stay open or closed, whatever results come; with `None` it works by itself again, and begins
+    /// closed.
+    pub fn hold(&self, held: Option<Hold>) {
+        self.shared.change(|machine| machine.hold(held));
+    }
+
+    /// How it is held, if it is.
+    #[must_use]
+    pub fn held(&self) -> Option<Hold> {
+        self.shared.lock().held()
     }
 
     fn acquire(&self, now: Time, early: bool) -> Option<Permit> {

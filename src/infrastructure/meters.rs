@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use crate::domain::Country;
 pub use histogram::{BOUNDS, Histogram, Reading};
 
 /// Most shares; past as many threads, some count in one share.
@@ -50,6 +51,18 @@ struct Totals {
     requests: Histogram,
     /// Of each version of TLS, and whether they were resumed.
     handshakes: [[AtomicU64; 2]; TLS_VERSIONS.len()],
+    /// Where clients came from.
+    countries: Countries,
+}
+
+/// A count for each country, by [`Country::index`], and one for clients of whom nobody knows.
+#[derive(Debug)]
+struct Countries(Box<[AtomicU64]>);
+
+impl Default for Countries {
+    fn default() -> Self {
+        Self((0..=Country::COUNT).map(|_| AtomicU64::new(0)).collect())
+    }
 }
 
 /// The counts of one backend.
@@ -157,6 +170,21 @@ impl Meters {
         self.shares[share.0].connections.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a connection by where it came from.
+    pub fn came_from(&self, share: Share, country: Option<Country>) {
+        let place = country.map_or(Country::COUNT, Country::index);
+        self.shares[share.0].countries.0[place].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Connections by where they came from, those countries that there were.
+    #[must_use]
+    pub fn countries(&self) -> Vec<(Option<Country>, u64)> {
+        let count = |place: usize| self.sum(|totals| &totals.countries.0[place]);
+        let unknown = (None, count(Country::COUNT));
+        let known = Country::all().map(|country| (Some(country), count(country.index())));
+        known.chain([unknown]).filter(|(_, count)| *count > 0).collect()
+    }
+
     /// Counts how long it took from accepting a client to its backend's answer.
     pub fn set_up(&self, share: Share, took: Duration) {
         self.shares[share.0].setup.observe(took);
@@ -225,6 +253,12 @@ impl Meters {
         let id = if backends.len() < MAX_BACKENDS { id } else { OTHERS };
         let begun = || Arc::new(BackendMeter::new(self.shares.len()));
         Arc::clone(backends.entry(id.into()).or_insert_with(begun))
+    }
+
+    /// The counts of a backend, if there are any.
+    #[must_use]
+    pub fn known_backend(&self, id: &str) -> Option<Arc<BackendMeter>> {
+        self.backends().get(id).cloned()
     }
 
     /// Counts on with what was counted before, for a backend that comes back.

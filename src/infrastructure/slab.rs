@@ -224,6 +224,23 @@ impl<T> Slab<T> {
         )
     }
 
+    /// Every value with its key and age, from the place `from` on, `most` places at most; and the place to
+    /// go on from, if there are more.
+    pub fn some(
+        &self,
+        from: usize,
+        most: usize,
+    ) -> (impl Iterator<Item = (Key, Age, &T)>, Option<usize>) {
+        let end = self.entries.len().min(from.saturating_add(most));
+        let places = self.entries.get(from..end).unwrap_or_default().iter().zip(from..);
+        let values = places.filter_map(|(entry, place)| {
+            let place = u32::try_from(place).ok()?;
+            let key = Key { place, generation: entry.generation };
+            Some((key, entry.age(), entry.value.as_deref()?))
+        });
+        (values, (end < self.entries.len()).then_some(end))
+    }
+
     fn entry(&mut self, key: Key) -> Option<&mut Entry<T>> {
         self.entries.get_mut(key.place as usize).filter(|entry| entry.generation == key.generation)
     }

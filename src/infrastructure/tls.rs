@@ -15,6 +15,7 @@ use rustls::crypto::CryptoProvider;
 
 use crate::domain::host::HostMap;
 
+pub(crate) use leaf::name_of;
 pub use originator::{OriginSpec, Originator};
 pub use pair::{BadFile, Pair};
 pub use policy::Policy;
@@ -73,6 +74,14 @@ impl Terminator {
     pub fn asks_the_same(&self, name: Option<&str>, policy: &Arc<Policy>) -> bool {
         self.shown(name).is_some_and(|shown| Arc::ptr_eq(&shown.policy, policy))
     }
+}
+
+/// Bytes that nobody can guess; `None` when the system has no random numbers.
+#[must_use]
+pub fn random<const N: usize>() -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    provider().secure_random.fill(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// The cryptography, given to everyone explicitly. AES with 128 bits comes first: nobody breaks it, and

@@ -9,6 +9,7 @@
 )]
 
 mod access_log;
+mod api;
 mod bad_input;
 mod breaker;
 mod command_line;
@@ -23,6 +24,7 @@ mod metrics;
 mod pool;
 mod pops;
 mod postgres;
+mod production;
 mod proxy_protocol;
 mod rate_limit;
 mod reload;

@@ -3,6 +3,7 @@
 
 mod address;
 mod failure;
+mod leases;
 mod notifications;
 mod schema;
 mod tls;

@@ -1,5 +1,6 @@
 //! What every registry does, whichever store it is in: the same tests for each.
 
+mod leases;
 mod store;
 
 use std::time::Duration;
@@ -8,6 +9,7 @@ use edgeproxy::domain::backend::{Number, RawRow};
 use edgeproxy::domain::ports::BackendRepository;
 use edgeproxy::domain::{AdminState, Backend, Lease};
 
+use leases::what_is_leased;
 use store::{Database, Files, Row, Server, Sqlite, Store};
 
 #[tokio::test]
@@ -15,6 +17,7 @@ async fn sqlite_does_what_every_registry_does() {
     let mut store = Sqlite::new();
     what_is_read(&mut store).await;
     what_is_written(&mut store).await;
+    what_is_leased(&mut store).await;
 }
 
 #[tokio::test]
@@ -22,6 +25,7 @@ async fn postgresql_does_what_every_registry_does() {
     let mut store = Server::start();
     what_is_read(&mut store).await;
     what_is_written(&mut store).await;
+    what_is_leased(&mut store).await;
 }
 
 #[tokio::test]
@@ -317,7 +321,13 @@ async fn writing_says_where_to_write_instead(store: &mut Files) {
         format!("registry file {file}: backends are in {file}; edit them there, and reload");
     let put = repository.put(vec![backend("b", 2)]).await.unwrap_err();
     let removed = repository.remove("a".parse().unwrap()).await.unwrap_err();
-    assert_eq!([put.to_string(), removed.to_string()], [expected.as_str(), &expected]);
+    let registered = repository.register(backend("b", 2), 1).await.unwrap_err();
+    let renewed = repository.renew(vec![]).await.unwrap_err();
+    let state = AdminState::Drain;
+    let set = repository.set_state("a".parse().unwrap(), state).await.unwrap_err();
+    for error in [put, removed, registered, renewed, set] {
+        assert_eq!(error.to_string(), expected);
+    }
     assert_eq!(ids(&store.read(&name).unwrap()), ["a"]);
     assert_eq!(ids(&repository.get_healthy().await), ["a"]);
 }

@@ -367,6 +367,7 @@ fn a_backend_whose_lease_ends_gets_no_new_connection_while_another_renews_its_ow
     let [a, b] = ["a", "b"].map(Backend::named);
     let site = Site::new()
         .without_affinity()
+        .env("EDGEPROXY_HEARTBEAT_TTL_SECS", "1")
         .backend(Row::new("a", a.addr()))
         .backend(Row::new("b", b.addr()))
         .prepared();
@@ -404,6 +405,7 @@ fn a_lease_that_ends_between_two_looks_at_the_registry_ends_at_its_second() {
     let site = Site::new()
         .without_affinity()
         .env("EDGEPROXY_DB_RELOAD_SECS", "3600")
+        .env("EDGEPROXY_HEARTBEAT_TTL_SECS", "1")
         .backend(Row::new("a", a.addr()))
         .backend(Row::new("b", b.addr()))
         .prepared();

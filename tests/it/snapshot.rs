@@ -263,3 +263,26 @@ fn a_change_that_is_held_when_the_database_goes_is_waited_for_in_peace() {
     assert!(sleeps < 300, "it woke up {sleeps} times in 2 s without work");
     assert_eq!(eligible(&edge.metrics()), 10);
 }
+
+#[test]
+fn a_lease_that_went_on_when_it_was_kept_goes_on_however_often_it_was_confirmed_since() {
+    let backend = Backend::named("a");
+    let (mut site, mut server) = having_served(&Row::new("a", backend.addr()));
+    server.kill();
+    let path = file(&site).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (left, is_served) in [(30, true), (-1, false)] {
+        let mut kept: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let written = kept["written"].as_i64().unwrap() - 3_600;
+        kept["written"] = written.into();
+        kept["backends"][0]["lease"] = serde_json::json!({
+            "generation": 1, "expires_at": written + left, "admin_state": "ready"
+        });
+        // Which is a confirmation, too.
+        std::fs::write(&path, kept.to_string()).unwrap();
+        let edge = site.start();
+        edge.wait_for_log("serving from the snapshot");
+        assert_eq!(edge.served_by().is_some(), is_served, "{left} s left");
+        site = edge.killed();
+    }
+}

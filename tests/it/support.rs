@@ -1,5 +1,6 @@
 //! A small language for tests: sites and edges, backends, clients, and waiting without guessing.
 
+pub mod api;
 mod backend;
 mod balancer;
 mod client;

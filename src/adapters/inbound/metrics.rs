@@ -1,10 +1,6 @@
 //! The metrics listener: numbers for Prometheus, and whether this process lives and is ready.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,22 +8,14 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use hyper::http::HeaderValue;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::net::TcpListener;
 
-/// Connections served at once; one more ends the oldest, so that those who only take places keep
-/// nobody out.
-const CONNECTIONS: usize = 64;
-/// How long a client may take for the head of a request, and between two requests.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one connection may last: a client that reads nothing does not keep its place for ever.
-const LONGEST: Duration = Duration::from_secs(300);
-/// How long to leave the queue alone after an error.
-const PAUSE: Duration = Duration::from_millis(100);
+use super::served::{self, Bounds};
+
+/// What connections may cost.
+const BOUNDS: Bounds =
+    Bounds { connections: 64, head: Duration::from_secs(10), longest: Duration::from_secs(300) };
 /// What Prometheus is told of the format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -51,46 +39,28 @@ pub fn serve(
     let listener = TcpListener::from_std(std::net::TcpListener::from(socket))?;
     let site = Arc::new(Site { path, source });
     Ok(async move {
-        let mut connections = JoinSet::new();
-        let mut ends: VecDeque<AbortHandle> = VecDeque::new();
-        loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    while connections.try_join_next().is_some() {}
-                    ends.retain(|end| !end.is_finished());
-                    if ends.len() >= CONNECTIONS
-                        && let Some(oldest) = ends.pop_front()
-                    {
-                        oldest.abort();
-                    }
-                    ends.push_back(connections.spawn(connection(stream, peer, Arc::clone(&site))));
+        served::accept(
+            |context| listener.poll_accept(context),
+            BOUNDS.connections,
+            |(stream, _)| {
+                let site = Arc::clone(&site);
+                async move {
+                    let _ = stream.set_nodelay(true);
+                    served::serve(stream, BOUNDS, |request| {
+                        let answer = site.answer(&request);
+                        async { answer }
+                    })
+                    .await;
                 }
-                Err(error) => {
-                    tracing::debug!(%error, "the metrics listener cannot accept");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        }
+            },
+        )
+        .await;
     })
 }
 
 struct Site {
     path: String,
     source: Arc<dyn Source>,
-}
-
-async fn connection(stream: TcpStream, peer: SocketAddr, site: Arc<Site>) {
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| {
-        let answer = site.answer(&request);
-        async move { Ok::<_, Infallible>(answer) }
-    });
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(16 << 10);
-    let serving = pin!(http.serve_connection(TokioIo::new(stream), service));
-    if let Ok(Err(error)) = tokio::time::timeout(LONGEST, serving).await {
-        tracing::debug!(%peer, %error, "a connection to the metrics listener failed");
-    }
 }
 
 impl Site {

@@ -1,5 +1,6 @@
 //! One thread of the data plane: its listeners, its connections, and nothing that can wait.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +11,8 @@ use tokio::sync::oneshot;
 
 use super::listener::Listener;
 use crate::application::account::Ended;
-use crate::application::proxy::{Proxy, Shared};
+use crate::application::choices::Choices;
+use crate::application::proxy::{Listed, Proxy, Shared, Wanted};
 use crate::clock;
 use crate::domain::time::Time;
 use crate::infrastructure::log_sink::LogSink;
@@ -30,16 +32,47 @@ pub struct Worker {
     orders: Arc<Orders>,
     /// How its connections ended.
     pub ended: Arc<Ended>,
+    /// Its clients that were carried far.
+    pub choices: Arc<Choices>,
     /// How late it has been.
     pub lag: Arc<Lag>,
 }
 
 /// What the control plane has asked of a worker. The worker never waits for it: what is being added
 /// is taken up after the wake-up that follows.
+type Orders = Mutex<Vec<Order>>;
+
+#[derive(Debug)]
+enum Order {
+    /// To close the connections to a backend, by its number.
+    CloseAllOf(u64),
+    /// To list connections, from a place on; the oldest, as many as are asked for, and their number.
+    List {
+        wanted: Arc<Wanted>,
+        most: usize,
+        from: usize,
+        found: Found,
+        answer: oneshot::Sender<Found>,
+    },
+    /// To end connections, from a place on.
+    Kill { wanted: Arc<Wanted>, from: usize, killed: usize, answer: oneshot::Sender<usize> },
+}
+
+/// Connections of a worker.
 #[derive(Debug, Default)]
-struct Orders {
-    /// Backends whose connections are to be closed, by number.
-    close: Mutex<Vec<u64>>,
+pub struct Found {
+    /// How many there are.
+    pub total: usize,
+    /// The oldest of them.
+    pub listed: Vec<Listed>,
+}
+
+impl Found {
+    /// Leaves those out that are not among the oldest.
+    pub fn keep(&mut self, most: usize) {
+        self.listed.sort_by_key(|listed| std::cmp::Reverse(listed.age));
+        self.listed.truncate(most);
+    }
 }
 
 impl Worker {
@@ -62,19 +95,43 @@ impl Worker {
         let ended = Arc::new(Ended::default());
         let (orders, lag) = (Arc::new(Orders::default()), Arc::new(Lag::default()));
         let log = log.writer();
-        let proxy = Proxy::new(Arc::clone(&shared), reactor, log, Arc::clone(&ended), number);
+        let choices = Arc::new(Choices::default());
+        let told = (Arc::clone(&ended), Arc::clone(&choices));
+        let proxy = Proxy::new(Arc::clone(&shared), reactor, log, told, number);
         let (running, ending) = oneshot::channel();
         let (asked, lags) = (Arc::clone(&orders), Arc::clone(&lag));
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             run(proxy, listeners, &shared, &asked, &lags);
             drop(running);
         })?;
-        Ok((Self { waker, orders, ended, lag }, Ending(ending)))
+        Ok((Self { waker, orders, ended, choices, lag }, Ending(ending)))
     }
 
     /// Has it close its connections to a backend, by the backend's number.
     pub fn close_all_of(&self, backend: u64) {
-        self.orders.close.lock().unwrap_or_else(PoisonError::into_inner).push(backend);
+        self.order(Order::CloseAllOf(backend));
+    }
+
+    /// Has it list its connections, the `most` oldest. The answer is missing if it ends meanwhile.
+    #[must_use]
+    pub fn list(&self, wanted: &Arc<Wanted>, most: usize) -> oneshot::Receiver<Found> {
+        let (answer, found) = oneshot::channel();
+        let wanted = Arc::clone(wanted);
+        self.order(Order::List { wanted, most, from: 0, found: Found::default(), answer });
+        found
+    }
+
+    /// Has it end connections; how many. The answer is missing if it ends meanwhile.
+    #[must_use]
+    pub fn kill(&self, wanted: &Arc<Wanted>) -> oneshot::Receiver<usize> {
+        let (answer, killed) = oneshot::channel();
+        let wanted = Arc::clone(wanted);
+        self.order(Order::Kill { wanted, from: 0, killed: 0, answer });
+        killed
+    }
+
+    fn order(&self, order: Order) {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).push(order);
         self.wake();
     }
 
@@ -153,6 +210,7 @@ fn run(
 ) {
     let mut events = Events::default();
     let mut leaving: Option<Leaving> = None;
+    let mut asked: VecDeque<Order> = VecDeque::new();
     let mut woken = clock::now();
     loop {
         let now = clock::now();
@@ -162,7 +220,8 @@ fn run(
                 .into_iter()
                 .flatten()
                 .min();
-        let timeout = wake_at.map(|at| at.since(now));
+        let busy = (!asked.is_empty()).then_some(Duration::ZERO);
+        let timeout = busy.or_else(|| wake_at.map(|at| at.since(now)));
         if let Err(error) = proxy.reactor().wait(&mut events, timeout) {
             // Nothing that can happen to a healthy process; ending is honest, and loud.
             tracing::error!(%error, "a worker cannot go on");
@@ -171,10 +230,14 @@ fn run(
         let now = clock::now();
         woken = now;
         if events.woken() {
-            let closing = orders.close.try_lock().map(|mut close| std::mem::take(&mut *close));
-            for backend in closing.unwrap_or_default() {
-                contained(|| proxy.close_all_of(backend, now));
-            }
+            let more = orders.try_lock().map(|mut orders| std::mem::take(&mut *orders));
+            asked.extend(more.unwrap_or_default());
+        }
+        // One in each turn, in parts: whoever has many connections open is served meanwhile.
+        if let Some(order) = asked.pop_front()
+            && let Some(rest) = contained(|| order.obey(&mut proxy, now)).flatten()
+        {
+            asked.push_front(rest);
         }
         for event in events.iter() {
             match event.token.0.checked_sub(LISTENERS) {
@@ -220,6 +283,37 @@ fn run(
         if leaving.is_some() && listeners.is_empty() && proxy.is_empty() {
             return;
         }
+    }
+}
+
+impl Order {
+    /// Does a part of it; what is left to do.
+    fn obey(self, proxy: &mut Proxy, now: Time) -> Option<Self> {
+        match self {
+            Self::CloseAllOf(backend) => proxy.close_all_of(backend, now),
+            // Nobody waits for it any more.
+            Self::List { answer, .. } if answer.is_closed() => {}
+            Self::List { wanted, most, from, mut found, answer } => {
+                let next = proxy.list(&wanted, from, now, |listed| {
+                    found.total += 1;
+                    found.listed.push(listed);
+                });
+                found.keep(most);
+                if let Some(from) = next {
+                    return Some(Self::List { wanted, most, from, found, answer });
+                }
+                let _ = answer.send(found);
+            }
+            Self::Kill { wanted, from, killed, answer } => {
+                let (some, next) = proxy.kill(&wanted, from, now);
+                let killed = killed + some;
+                if let Some(from) = next {
+                    return Some(Self::Kill { wanted, from, killed, answer });
+                }
+                let _ = answer.send(killed);
+            }
+        }
+        None
     }
 }
 

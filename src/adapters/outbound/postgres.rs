@@ -10,6 +10,7 @@ mod database;
 mod dial;
 mod failed;
 mod held;
+mod leases;
 mod listener;
 mod rows;
 mod schema;
@@ -24,8 +25,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::domain::ports::{BackendRepository, Pending, Registry, RepositoryError};
-use crate::domain::{Backend, BackendId};
+use crate::domain::ports::{BackendRepository, Pending, Registry, Renewal, RepositoryError};
+use crate::domain::{AdminState, Backend, BackendId};
 
 use self::address::Address;
 use self::shared::Shared;
@@ -156,6 +157,26 @@ impl BackendRepository for PostgresBackendRepository {
 
     fn remove(&self, id: BackendId) -> Pending<'_, Result<bool, RepositoryError>> {
         Box::pin(async move { self.shared.remove(&id).await })
+    }
+
+    fn register(
+        &self,
+        backend: Backend,
+        expires_at: i64,
+    ) -> Pending<'_, Result<i64, RepositoryError>> {
+        Box::pin(async move { self.shared.register(backend, expires_at).await })
+    }
+
+    fn renew(&self, renewals: Vec<Renewal>) -> Pending<'_, Result<(), RepositoryError>> {
+        Box::pin(async move { self.shared.renew(renewals).await })
+    }
+
+    fn set_state(
+        &self,
+        id: BackendId,
+        state: AdminState,
+    ) -> Pending<'_, Result<bool, RepositoryError>> {
+        Box::pin(async move { self.shared.set_state(&id, state).await })
     }
 }
 

@@ -4,6 +4,9 @@
 //! It is replaced whole: written beside its place, synchronised, and renamed over. When the file was
 //! last written or [confirmed](SnapshotFile::confirm) says how old what is in it is. Each store has a file
 //! of its own, so that several processes can share a folder; those of one store replace each other's.
+//!
+//! Renewals of leases are no reason to write it again: a lease that went on when it was written is taken
+//! to have had as much left when it was last confirmed.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read};
@@ -53,6 +56,9 @@ struct Content {
     version: u32,
     /// As [`describe`](crate::domain::ports::BackendRepository::describe) names it.
     store: String,
+    /// When, in seconds since the Unix epoch; files of before there were renewals do not say.
+    #[serde(default)]
+    written: Option<i64>,
     backends: Vec<Row>,
 }
 
@@ -108,7 +114,7 @@ impl SnapshotFile {
         let modified = modified.map_err(|error| error.to_string())?;
         let content: Content = serde_json::from_reader(BufReader::new(file.take(MAX_FILE)))
             .map_err(|error| format!("damaged: {error}"))?;
-        let Content { version, store, backends } = content;
+        let Content { version, store, written, backends } = content;
         if version != VERSION {
             return Err(format!("its version is {version}; this program reads {VERSION}"));
         }
@@ -116,24 +122,28 @@ impl SnapshotFile {
             return Err(format!("it is of another registry: {store}"));
         }
         let backends: Result<Vec<_>, String> = backends.into_iter().map(Row::backend).collect();
-        let registry = Registry {
+        let mut registry = Registry {
             backends: backends.map_err(|reason| format!("damaged: {reason}"))?,
             skipped: Vec::new(),
         };
         // One from the future is as good as new.
         let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if let Some(written) = written {
+            prolong(&mut registry, written, whole_secs(since));
+        }
         Ok(Some(Kept { registry, age: clock::wall().saturating_sub(since) }))
     }
 
     /// Puts `registry` in the place of what is kept, if anything; the rows that were left out are not.
-    /// Blocks.
+    /// `unix_now` (seconds since the Unix epoch) says which leases go on. Blocks.
     ///
     /// # Errors
     /// When it cannot be written; what was kept is kept still.
-    pub fn write(&mut self, registry: &Registry) -> io::Result<()> {
+    pub fn write(&mut self, registry: &Registry, unix_now: i64) -> io::Result<()> {
         let content = Content {
             version: VERSION,
             store: self.store.clone(),
+            written: Some(unix_now),
             backends: registry.backends.iter().map(Row::of).collect(),
         };
         self.sweep();
@@ -149,7 +159,8 @@ impl SnapshotFile {
         self.path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     }
 
-    /// Notes that the store still says what was written last. Blocks.
+    /// Notes that the store still says what was written last, but for leases that have been renewed.
+    /// Blocks.
     ///
     /// # Errors
     /// When that file is not there any more, or another in its place, or its times cannot be set.
@@ -180,6 +191,21 @@ impl SnapshotFile {
             }
         }
     }
+}
+
+/// Gives leases that went on when the file was `written` as much time from when it was `confirmed`, both
+/// in seconds since the Unix epoch.
+fn prolong(registry: &mut Registry, written: i64, confirmed: i64) {
+    let by = confirmed.saturating_sub(written).max(0);
+    for lease in registry.backends.iter_mut().filter_map(|backend| backend.lease.as_mut()) {
+        if !lease.has_ended(written) {
+            lease.expires_at = lease.expires_at.map(|at| at.saturating_add(by));
+        }
+    }
+}
+
+fn whole_secs(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// The same number for the same name, whatever the machine and the version (FNV-1a, 64 bits).
@@ -264,6 +290,10 @@ impl LeaseRow {
 mod tests {
     use super::*;
 
+    fn now() -> i64 {
+        whole_secs(clock::wall())
+    }
+
     fn registry() -> Registry {
         let row = |id: &str, ip: &str| RawRow {
             id: Some(id.into()),
@@ -290,8 +320,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut file = SnapshotFile::new(folder.path(), "PostgreSQL x".into());
         assert!(file.read().unwrap().is_none());
-        file.write(&Registry::default()).unwrap();
-        file.write(&registry()).unwrap();
+        file.write(&Registry::default(), now()).unwrap();
+        file.write(&registry(), now()).unwrap();
         assert_eq!(file.read().unwrap().unwrap().registry, registry());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
@@ -301,7 +331,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut file = SnapshotFile::new(folder.path(), "PostgreSQL x".into());
         assert!(file.confirm().is_err());
-        file.write(&registry()).unwrap();
+        file.write(&registry(), now()).unwrap();
         let day = Duration::from_secs(86_400);
         let yesterday = UNIX_EPOCH + clock::wall().saturating_sub(day);
         File::options().write(true).open(file.path()).unwrap().set_modified(yesterday).unwrap();
@@ -311,17 +341,48 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_has_as_much_left_as_when_it_was_written_unless_it_had_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = SnapshotFile::new(folder.path(), "PostgreSQL x".into());
+        let now = now();
+        let mut written = registry();
+        let ends = [Some(now + 30), Some(now - 30), None];
+        for (backend, expires_at) in written.backends.iter_mut().zip(ends) {
+            backend.lease =
+                Some(Lease { generation: 1, expires_at, admin_state: AdminState::Ready });
+        }
+        file.write(&written, now).unwrap();
+        let confirmed = UNIX_EPOCH + clock::wall() + Duration::from_secs(3_600);
+        let opened = File::options().write(true).open(file.path()).unwrap();
+        opened.set_modified(confirmed).unwrap();
+        let kept = file.read().unwrap().unwrap().registry;
+        assert!(kept.is_same_but_for_expiries(&written));
+        let read: Vec<_> = kept.backends.iter().map(|b| b.lease.as_ref().unwrap()).collect();
+        let left = read[0].expires_at.unwrap() - now - 3_600;
+        assert!((30..=32).contains(&left), "{left}");
+        assert_eq!((read[1].expires_at, read[2].expires_at), (ends[1], None));
+        // A clock that was put back takes nothing away, and an older file does not say when.
+        opened.set_modified(UNIX_EPOCH).unwrap();
+        assert_eq!(file.read().unwrap().unwrap().registry, written);
+        let text = fs::read_to_string(file.path()).unwrap();
+        let at = text.find("\"written\":").unwrap();
+        let end = at + text[at..].find(',').unwrap();
+        fs::write(file.path(), format!("{}{}", &text[..at], &text[end + 1..])).unwrap();
+        assert_eq!(file.read().unwrap().unwrap().registry, written);
+    }
+
+    #[test]
     fn only_what_was_written_last_is_confirmed_and_what_others_left_is_swept() {
         let folder = tempfile::tempdir().unwrap();
         let mut file = SnapshotFile::new(folder.path(), "PostgreSQL x".into());
         let mut other = SnapshotFile::new(folder.path(), "PostgreSQL x".into());
-        file.write(&registry()).unwrap();
-        other.write(&Registry::default()).unwrap();
+        file.write(&registry(), now()).unwrap();
+        other.write(&Registry::default(), now()).unwrap();
         assert!(file.confirm().unwrap_err().to_string().contains("replaced"));
         other.confirm().unwrap();
         let left = file.path().with_extension("1.part");
         File::create(&left).unwrap().set_modified(UNIX_EPOCH).unwrap();
-        file.write(&registry()).unwrap();
+        file.write(&registry(), now()).unwrap();
         assert!(!left.exists());
         file.confirm().unwrap();
     }
@@ -330,7 +391,7 @@ mod tests {
     fn one_of_another_store_or_damaged_is_refused_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
         let mut file = SnapshotFile::new(folder.path(), "PostgreSQL x".into());
-        file.write(&registry()).unwrap();
+        file.write(&registry(), now()).unwrap();
         let other = SnapshotFile::new(folder.path(), "PostgreSQL y".into());
         assert!(other.read().unwrap().is_none(), "each has its own");
         fs::copy(file.path(), other.path()).unwrap();
@@ -352,6 +413,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut file = SnapshotFile::new(&folder.path().join("none"), "PostgreSQL x".into());
         assert!(file.read().unwrap().is_none());
-        assert_eq!(file.write(&registry()).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(file.write(&registry(), now()).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! `SQLite` blocks, so the file belongs to one thread of its own; the futures only wait for answers.
 
+mod leases;
 mod rows;
 mod schema;
 mod store;
@@ -15,8 +16,8 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock;
-use crate::domain::ports::{BackendRepository, Pending, Registry, RepositoryError};
-use crate::domain::{Backend, BackendId};
+use crate::domain::ports::{BackendRepository, Pending, Registry, Renewal, RepositoryError};
+use crate::domain::{AdminState, Backend, BackendId};
 
 use store::Store;
 
@@ -155,5 +156,25 @@ impl BackendRepository for SqliteBackendRepository {
 
     fn remove(&self, id: BackendId) -> Pending<'_, Result<bool, RepositoryError>> {
         Box::pin(self.ask(move |store| store.remove(&id)))
+    }
+
+    fn register(
+        &self,
+        backend: Backend,
+        expires_at: i64,
+    ) -> Pending<'_, Result<i64, RepositoryError>> {
+        Box::pin(self.ask(move |store| store.register(&backend, expires_at)))
+    }
+
+    fn renew(&self, renewals: Vec<Renewal>) -> Pending<'_, Result<(), RepositoryError>> {
+        Box::pin(self.ask(move |store| store.renew(renewals)))
+    }
+
+    fn set_state(
+        &self,
+        id: BackendId,
+        state: AdminState,
+    ) -> Pending<'_, Result<bool, RepositoryError>> {
+        Box::pin(self.ask(move |store| store.set_state(&id, state)))
     }
 }

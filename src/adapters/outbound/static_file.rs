@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::clock;
-use crate::domain::ports::{BackendRepository, Pending, Registry, RepositoryError};
-use crate::domain::{Backend, BackendId};
+use crate::domain::ports::{BackendRepository, Pending, Registry, Renewal, RepositoryError};
+use crate::domain::{AdminState, Backend, BackendId};
 
 /// Backends that are written in the configuration file. They are changed there only.
 #[derive(Debug)]
@@ -100,6 +100,29 @@ impl BackendRepository for StaticBackendRepository {
     fn remove(&self, _id: BackendId) -> Pending<'_, Result<bool, RepositoryError>> {
         Box::pin(async { self.refuse() })
     }
+
+    /// Fails: nothing but its owner writes the file.
+    fn register(
+        &self,
+        _backend: Backend,
+        _expires_at: i64,
+    ) -> Pending<'_, Result<i64, RepositoryError>> {
+        Box::pin(async { self.refuse() })
+    }
+
+    /// Fails: nothing but its owner writes the file.
+    fn renew(&self, _renewals: Vec<Renewal>) -> Pending<'_, Result<(), RepositoryError>> {
+        Box::pin(async { self.refuse() })
+    }
+
+    /// Fails: nothing but its owner writes the file.
+    fn set_state(
+        &self,
+        _id: BackendId,
+        _state: AdminState,
+    ) -> Pending<'_, Result<bool, RepositoryError>> {
+        Box::pin(async { self.refuse() })
+    }
 }
 
 #[cfg(test)]
@@ -151,7 +174,12 @@ mod tests {
                         edit them there, and reload";
         let put = repository.put(vec![backend("b")]).await.unwrap_err();
         let removed = repository.remove("a".parse().unwrap()).await.unwrap_err();
-        assert_eq!([put.to_string(), removed.to_string()], [expected, expected]);
+        let registered = repository.register(backend("b"), 1).await.unwrap_err();
+        let renewed = repository.renew(vec![]).await.unwrap_err();
+        let set = repository.set_state("a".parse().unwrap(), AdminState::Drain).await.unwrap_err();
+        for error in [put, removed, registered, renewed, set] {
+            assert_eq!(error.to_string(), expected);
+        }
         assert_eq!(repository.load().await.unwrap().backends, [backend("a")]);
     }
 }

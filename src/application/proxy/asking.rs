@@ -17,7 +17,7 @@ use crate::application::http::{About, Answer, Asked, Exchange, Flow, Out, Said, 
 use crate::application::locate::Location;
 use crate::application::relay::End;
 use crate::application::route::{self, Client, Routed};
-use crate::application::upstreams::{AppTable, Rested};
+use crate::application::upstreams::{AppTable, Rested, Upstream};
 use crate::domain::balance::Origin;
 use crate::domain::time::Time;
 use crate::infrastructure::http1::{Framing, Request, Version};
@@ -156,6 +156,11 @@ impl Call {
         self.having().map(|having| having.routed.slot.upstream().number)
     }
 
+    /// The backend that has it, or had it last.
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
+        self.having().map_or(self.made.tried.as_ref(), |having| Some(having.routed.slot.upstream()))
+    }
+
     pub fn having(&self) -> Option<&Having> {
         if let Phase::Has(having) = &self.phase { Some(having) } else { None }
     }
@@ -268,6 +273,7 @@ impl Proxy {
             head.extend_from_slice(&made.head);
             let exchange = Exchange::new(asked, end, true, head);
             let (tries, moved, counted) = (1, 0, (0, 0));
+            self.choices.note(&table, client.ip(), made.location, &routed, now);
             self.bind((client == whose.client).then_some(whose.peer), &routed, &made, &table, now);
             let having = Having {
                 exchange,
@@ -463,6 +469,8 @@ impl Proxy {
         meters.set_up(self.share, now.since(call.made.began));
         dial.route_count(&routed, &mut self.routes, meters).count(self.share);
         let Some(table) = call.made.table.clone() else { return };
+        let made = &call.made;
+        self.choices.note(&table, made.client.ip(), made.location, &routed, now);
         self.bind(None, &routed, &call.made, &table, now);
         let snapshot = self.shared.snapshot.load();
         let lifetime = snapshot.warm.map_or(LIFETIME, |rules| rules.max_lifetime);

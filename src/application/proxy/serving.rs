@@ -128,6 +128,7 @@ impl Proxy {
         now: Time,
     ) {
         let location = snapshot.geo.locate(comer.client.ip());
+        self.shared.meters.came_from(self.share, location.country);
         let watched = match key {
             Some(id) => Some(id),
             None => self.connections.reserve(ticks(now)).filter(|id| {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
+use std::sync::Arc;
 use std::time::Duration;
 
 use h2::{Reason as H2Reason, RecvStream};
@@ -15,6 +16,7 @@ use super::{Connection, Proxy, Stage};
 use crate::application::account::Reason;
 use crate::application::http::{Answer, Arrived, Out, Stream, cookies, read, request_of};
 use crate::application::relay::End;
+use crate::application::upstreams::Upstream;
 use crate::domain::time::Time;
 use crate::infrastructure::http1::{Field, MAX_HEADERS};
 use crate::infrastructure::http2::{Polled, Session};
@@ -62,6 +64,11 @@ impl Streams {
     /// The number of a backend that has a request of this client's.
     pub fn has_backend(&self, number: u64) -> bool {
         self.calls.values().any(|asking| asking.call.backend() == Some(number))
+    }
+
+    /// A backend that has one of them.
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
+        self.calls.values().find_map(|asking| asking.call.upstream())
     }
 
     /// Whether no request is under way, nor anything of an answer.

@@ -14,7 +14,7 @@ use super::warm::{Keeper, Kept, Warm};
 use crate::domain::balance::{FULL_SHARE, Layout, Standing};
 use crate::domain::time::Time;
 use crate::domain::{App, BackendId, Region};
-use crate::infrastructure::circuit_breaker::{Permit, State, Transition};
+use crate::infrastructure::circuit_breaker::{Hold, Permit, State, Transition};
 use crate::infrastructure::health_checker::Health;
 use crate::infrastructure::meters::BackendMeter;
 use crate::infrastructure::tls::{Originator, Session};
@@ -298,6 +298,13 @@ impl Upstream {
                 tracing::info!(backend = %self.id, addr = %self.addr, "circuit breaker closes");
             }
         }
+    }
+
+    /// Has its breaker stay open or closed, or work by itself again.
+    pub fn hold_breaker(&self, held: Option<Hold>) {
+        self.breaker.hold(held);
+        self.hot.tripped.store(true, Ordering::SeqCst);
+        self.rise();
     }
 
     /// Tells the table in force that it may be up again.

@@ -3,6 +3,9 @@
 use super::CircuitBreakerConfig;
 use crate::domain::time::Time;
 
+/// When one that is held open admits a call.
+const NEVER: Time = Time::from_nanos(u64::MAX);
+
 /// What a breaker does with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -38,6 +41,18 @@ pub(super) struct Machine {
     generation: u64,
     /// Counts trials.
     trials: u64,
+    /// Whether somebody holds it open: whatever it finds, nothing passes. Held closed it is in the phase
+    /// of that name and counts nothing.
+    held: Option<Hold>,
+}
+
+/// How somebody has a breaker stay, whatever results come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Nothing passes.
+    Open,
+    /// Everything passes.
+    Closed,
 }
 
 #[derive(Debug)]
@@ -57,15 +72,33 @@ struct Trial {
 
 impl Machine {
     pub const fn new(config: CircuitBreakerConfig) -> Self {
-        Self { config, phase: Phase::Closed { failures: 0 }, generation: 1, trials: 0 }
+        Self { config, phase: Phase::Closed { failures: 0 }, generation: 1, trials: 0, held: None }
     }
 
     pub const fn set_config(&mut self, config: CircuitBreakerConfig) {
         self.config = config;
     }
 
+    /// Holds it, or lets it work by itself from the beginning. Results of calls that are under way do not
+    /// count any more.
+    pub fn hold(&mut self, held: Option<Hold>) {
+        if self.held != held {
+            self.held = held;
+            self.enter(Phase::Closed { failures: 0 });
+        }
+    }
+
+    pub const fn held(&self) -> Option<Hold> {
+        self.held
+    }
+
+    const fn is_held_open(&self) -> bool {
+        matches!(self.held, Some(Hold::Open))
+    }
+
     pub fn state(&self, now: Time) -> State {
         match self.phase {
+            _ if self.is_held_open() => State::Open,
             Phase::Closed { .. } => State::Closed,
             Phase::Open { since } if now < since + self.config.timeout => State::Open,
             Phase::Open { .. } | Phase::HalfOpen { .. } => State::HalfOpen,
@@ -78,11 +111,11 @@ impl Machine {
 
     /// Closed without a failure to forget: a success changes nothing.
     pub const fn is_quiet(&self) -> bool {
-        matches!(self.phase, Phase::Closed { failures: 0 })
+        matches!(self.phase, Phase::Closed { failures: 0 }) && !self.is_held_open()
     }
 
     pub const fn is_closed(&self) -> bool {
-        matches!(self.phase, Phase::Closed { .. })
+        matches!(self.phase, Phase::Closed { .. }) && !self.is_held_open()
     }
 
     /// Open, whether or not its timeout is over.
@@ -93,6 +126,7 @@ impl Machine {
     /// From when on a call may be let through, unless a result comes before.
     pub fn admits_from(&self) -> Time {
         match &self.phase {
+            _ if self.is_held_open() => NEVER,
             Phase::Closed { .. } => Time::ZERO,
             Phase::Open { since } => *since + self.config.timeout,
             Phase::HalfOpen { running, successes } => {
@@ -108,6 +142,7 @@ impl Machine {
     /// Lets a call through, or not. `early` = an open breaker tries without waiting for its timeout.
     pub fn acquire(&mut self, now: Time, early: bool, anonymous: bool) -> Option<Pass> {
         match self.phase {
+            _ if self.is_held_open() => return None,
             Phase::Closed { .. } => return Some(self.pass(0)),
             Phase::Open { since } if now < since + self.config.timeout && !early => return None,
             Phase::Open { .. } => {
@@ -155,6 +190,9 @@ impl Machine {
     }
 
     fn count(&mut self, success: bool, now: Time) -> Option<Transition> {
+        if self.held.is_some() {
+            return None;
+        }
         let from = match &self.phase {
             Phase::Closed { .. } => State::Closed,
             Phase::HalfOpen { .. } => State::HalfOpen,

@@ -66,6 +66,41 @@ impl Reading {
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
+
+    /// What has come since an earlier reading.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut buckets = self.buckets;
+        for (count, before) in buckets.iter_mut().zip(earlier.buckets) {
+            *count = count.saturating_sub(before);
+        }
+        Self { buckets, nanos: self.nanos.saturating_sub(earlier.nanos) }
+    }
+
+    /// The span that a part of all, 0 to 1, does not exceed, as near as the buckets tell: between the bounds
+    /// of one, spans are taken to be spread evenly. `None` when there are none.
+    #[must_use]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "buckets tell less than that"
+    )]
+    pub fn quantile(&self, part: f64) -> Option<Duration> {
+        let rank = (self.count() as f64 * part).ceil().max(1.0) as u64;
+        let mut below = 0;
+        for (place, count) in self.buckets.iter().enumerate() {
+            if below + count >= rank {
+                let lower = place.checked_sub(1).map_or(0, |place| BOUNDS[place].0);
+                let upper = BOUNDS.get(place).map_or(lower, |(bound, _)| *bound);
+                let within = (rank - below) as f64 / *count as f64;
+                let nanos = lower as f64 + (upper - lower) as f64 * within;
+                return Some(Duration::from_nanos(nanos as u64));
+            }
+            below += count;
+        }
+        None
+    }
 }
 
 impl Sum for Reading {
@@ -94,6 +129,30 @@ mod tests {
         assert_eq!((reading.buckets[0], reading.buckets[1]), (2, 1));
         assert_eq!((reading.buckets[15], reading.buckets[16]), (1, 1));
         assert_eq!((reading.count(), reading.nanos), (5, 20_000_202_000));
+    }
+
+    #[test]
+    fn quantiles_are_of_what_has_come_since() {
+        let histogram = Histogram::default();
+        histogram.observe(Duration::from_secs(9));
+        let before = histogram.read();
+        assert_eq!(before.since(&before).quantile(0.5), None);
+        for _ in 0..98 {
+            histogram.observe(Duration::from_micros(80));
+        }
+        for _ in 0..2 {
+            histogram.observe(Duration::from_millis(4));
+        }
+        let since = histogram.read().since(&before);
+        assert!(since.quantile(0.5).unwrap() <= Duration::from_micros(100));
+        let slow = since.quantile(0.99).unwrap();
+        assert!(
+            slow > Duration::from_micros(2_500) && slow <= Duration::from_millis(5),
+            "{slow:?}"
+        );
+        histogram.observe(Duration::from_secs(99));
+        let longest = histogram.read().since(&before).quantile(1.0);
+        assert_eq!(longest, Some(Duration::from_secs(10)), "more than that is not known");
     }
 
     #[test]

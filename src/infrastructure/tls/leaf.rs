@@ -51,7 +51,7 @@ impl Leaf {
 }
 
 /// Who has shown `certificate`: its common name, else the first of its other names; at most 256 bytes.
-pub(super) fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
+pub(crate) fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let common = certificate.subject().iter_common_name().next();
     let common = common.and_then(|name| name.as_str().ok());

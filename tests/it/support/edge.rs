@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::api::Api;
 use super::client::{Client, Visit};
 use super::http::{Answer, ask};
 use super::lines::{Access, Lines};
@@ -19,6 +20,7 @@ pub struct Edge {
     pub site: Site,
     pub addr: SocketAddr,
     metrics: Option<SocketAddr>,
+    api: Option<SocketAddr>,
     child: Child,
     pub(super) log: Lines,
     access: Lines,
@@ -82,14 +84,14 @@ impl Edge {
         };
         let ready = |line: &str| {
             let addr = line.contains("edge-proxy is ready").then(|| bound(line, "listening"))?;
-            Some((addr.expect("an address"), bound(line, "metrics")))
+            Some((addr.expect("an address"), bound(line, "metrics"), bound(line, "api")))
         };
-        let Some((addr, metrics)) = log.find(PATIENCE, ready) else {
+        let Some((addr, metrics, api)) = log.find(PATIENCE, ready) else {
             let _ = child.kill();
             let _ = child.wait();
             panic!("edge-proxy did not start:\n{}", log.so_far().join("\n"));
         };
-        Self { site, addr, metrics, child, log, access }
+        Self { site, addr, metrics, api, child, log, access }
     }
 
     pub fn pid(&self) -> u32 {
@@ -159,6 +161,16 @@ impl Edge {
     /// A client that asks a [`Web`](super::Web) for its name.
     pub fn fetch(&self) -> io::Result<String> {
         self.try_client_from("127.0.0.1")?.fetch()
+    }
+
+    /// Where the control API listens.
+    pub fn api_addr(&self) -> SocketAddr {
+        self.api.expect("a site with the API")
+    }
+
+    /// The control API, asked with the site's token.
+    pub fn api(&self) -> Api {
+        Api::at(self.api_addr())
     }
 
     /// Where metrics are served.

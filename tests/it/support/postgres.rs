@@ -57,6 +57,11 @@ pub struct PgBouncer {
 impl Postgres {
     /// A server with a database, and a role that owns it.
     pub fn start() -> Self {
+        Self::start_at(free_port())
+    }
+
+    /// The same at a port that must be free.
+    pub fn start_at(port: u16) -> Self {
         let folder = private_folder();
         let data = folder.path().join("data");
         let made = as_server(&program("initdb"))
@@ -66,7 +71,7 @@ impl Postgres {
             .output()
             .expect("initdb runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut this = Self { folder, port: free_port(), server: None };
+        let mut this = Self { folder, port, server: None };
         this.write("pg_hba.conf", RULES);
         this.set("");
         this.launch();

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+use super::api::TOKEN;
 use super::edge::Edge;
 use super::postgres::Postgres;
 use super::registry::Row;
@@ -32,10 +33,15 @@ pub struct Finished {
 }
 
 impl Site {
-    /// Listens on a port that the system chooses, looks at its registry every second.
-    pub fn new() -> Self {
+    /// With nothing said of it at all.
+    pub fn bare() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         Self { dir, env: Vec::new(), rows: Vec::new(), toml: String::new(), descriptors: None }
+    }
+
+    /// Listens on a port that the system chooses, looks at its registry every second.
+    pub fn new() -> Self {
+        Self::bare()
             .env("EDGEPROXY_LISTEN_ADDR", "127.0.0.1:0")
             .env("EDGEPROXY_DB_RELOAD_SECS", "1")
             .env("EDGEPROXY_WORKERS", "2")
@@ -72,6 +78,13 @@ impl Site {
             .env("EDGEPROXY_POSTGRES_URL", &server.url())
             .env("EDGEPROXY_POSTGRES_RELOAD_SECS", reload_secs)
             .env("EDGEPROXY_SLOW_START_SECS", "0")
+    }
+
+    /// With the control API, on a port that the system chooses; backends on loopback may register.
+    pub fn with_api(self) -> Self {
+        self.env("EDGEPROXY_API_ENABLED", "true")
+            .env("EDGEPROXY_API_LISTEN_ADDR", "127.0.0.1:0")
+            .env("EDGEPROXY_API_TOKEN", TOKEN)
     }
 
     /// With metrics, on a port that the system chooses.

@@ -5,7 +5,7 @@ use tokio_postgres::{SimpleColumn, SimpleQueryMessage, SimpleQueryRow};
 
 use super::database::{Database, READ, Transaction};
 use super::failed::Failed;
-use super::schema::{BACKENDS, NO_TABLE, check};
+use super::schema::{BACKENDS, NO_TABLE, STATE, check};
 use crate::adapters::outbound::leases::{Leases, lease, registry};
 use crate::domain::backend::{Number, RawRow};
 use crate::domain::ports::Registry;
@@ -14,9 +14,9 @@ use crate::domain::ports::Registry;
 const NOT_TEXT: &str = "\u{fffd} (not UTF-8)";
 
 /// Rows, and where each column wanted is in them.
-struct Table<'a> {
+pub(super) struct Table<'a> {
     places: Vec<Option<usize>>,
-    rows: Vec<&'a SimpleQueryRow>,
+    pub rows: Vec<&'a SimpleQueryRow>,
 }
 
 /// The server has bytes that it cannot give as UTF-8.
@@ -56,7 +56,7 @@ async fn read_all(transaction: &Transaction) -> Result<Registry, Failed> {
     let mut answers = answer.split_inclusive(is_complete);
     let backends = answers.next().unwrap_or_default();
     let has_state = answers.next().is_some_and(|answer| answer.iter().any(is_row));
-    check(columns(backends))?;
+    check("backends", &BACKENDS, columns(backends))?;
     let names = BACKENDS.map(|(name, _)| name);
     let rows = Table::new(backends, &names).rows();
     let leases = if has_state { read_leases(transaction).await? } else { Leases::new() };
@@ -92,7 +92,7 @@ async fn read_leases(transaction: &Transaction) -> Result<Leases, Failed> {
         }
         Err(failed) => return Err(failed),
     };
-    let table = Table::new(&answer, &["id", "generation", "lease_expires_at", "admin_state"]);
+    let table = Table::new(&answer, &STATE.map(|(name, _)| name));
     let one = |row: &&SimpleQueryRow| {
         let text = |place| table.text(row, place);
         let state = text(3);
@@ -102,7 +102,8 @@ async fn read_leases(transaction: &Transaction) -> Result<Leases, Failed> {
 }
 
 impl<'a> Table<'a> {
-    fn new(answer: &'a [SimpleQueryMessage], wanted: &[&str]) -> Self {
+    /// The rows of an answer to one statement.
+    pub(super) fn new(answer: &'a [SimpleQueryMessage], wanted: &[&str]) -> Self {
         let columns = columns(answer);
         let place = |name: &&str| columns.iter().position(|column| column.name() == *name);
         let row = |message: &'a SimpleQueryMessage| match message {
@@ -114,7 +115,7 @@ impl<'a> Table<'a> {
     }
 
     /// The value of the column wanted in this place; `None` for NULL and for no such column.
-    fn text(&self, row: &SimpleQueryRow, wanted: usize) -> Option<String> {
+    pub(super) fn text(&self, row: &SimpleQueryRow, wanted: usize) -> Option<String> {
         let place = self.places[wanted]?;
         row.try_get(place).unwrap_or(Some(NOT_TEXT)).map(Into::into)
     }
@@ -155,7 +156,7 @@ fn is_row(message: &SimpleQueryMessage) -> bool {
 }
 
 /// A number counts when what it says is whole: `8080.00` of a NUMERIC column is.
-fn number(written: Option<String>) -> Option<Number> {
+pub(super) fn number(written: Option<String>) -> Option<Number> {
     let written = written?;
     let text = written.trim();
     let whole = match text.split_once('.') {
@@ -166,7 +167,7 @@ fn number(written: Option<String>) -> Option<Number> {
 }
 
 /// A number, or a BOOLEAN as the server writes it.
-fn flag(written: Option<String>) -> Option<Number> {
+pub(super) fn flag(written: Option<String>) -> Option<Number> {
     match written.as_deref().map(str::trim) {
         Some("t" | "true") => Some(Number::Whole(1)),
         Some("f" | "false") => Some(Number::Whole(0)),

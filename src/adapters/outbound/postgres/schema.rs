@@ -10,6 +10,12 @@ use super::rows::columns;
 pub(super) const NO_TABLE: &str = "has no table `backends` that this role can see; \
     `edge-proxy backends add` or `edge-proxy run` creates it";
 
+/// The side table's name.
+pub(super) const STATE_TABLE: &str = "edgeproxy_backend_state";
+
+pub(super) const NO_STATE: &str =
+    "has no table `edgeproxy_backend_state` that this role can see, and none can be made";
+
 /// Where the trigger tells of changes.
 pub(super) const CHANNEL: &str = "edgeproxy_backends";
 
@@ -29,6 +35,14 @@ pub(super) const BACKENDS: [(&str, Option<&str>); 13] = [
     // Nobody knows when the rows that are there were made, so writers fill these two in.
     ("created_at", Some("TIMESTAMP WITH TIME ZONE")),
     ("updated_at", Some("TIMESTAMP WITH TIME ZONE")),
+];
+
+/// The columns of the side table, in the same form.
+pub(super) const STATE: [(&str, Option<&str>); 4] = [
+    ("id", None),
+    ("generation", Some("BIGINT NOT NULL DEFAULT 0")),
+    ("lease_expires_at", Some("BIGINT")),
+    ("admin_state", Some("TEXT NOT NULL DEFAULT 'ready'")),
 ];
 
 const CREATE_BACKENDS: &str = "
@@ -95,7 +109,7 @@ const COLLISIONS: [SqlState; 5] = [
 pub(super) async fn create(database: &Database) -> Result<(), Failed> {
     let has_backends = match probe(database, "backends").await {
         Ok(columns) => {
-            check(&columns)?;
+            check("backends", &BACKENDS, &columns)?;
             true
         }
         Err(failed) if failed.is(&[SqlState::UNDEFINED_TABLE]) => false,
@@ -107,14 +121,19 @@ pub(super) async fn create(database: &Database) -> Result<(), Failed> {
             failed.because("has no table `backends` that this role can see, and none can be made")
         });
     }
-    let state = probe(database, "edgeproxy_backend_state").await;
+    let state = probe(database, STATE_TABLE).await;
     if state.is_err_and(|failed| failed.is(&[SqlState::UNDEFINED_TABLE])) {
         // A database that may only be read can still be served from: no side table, no leases.
         if let Err(failed) = make(database, None, CREATE_STATE).await {
-            tracing::debug!("no table edgeproxy_backend_state, so no leases: {}", failed.reason);
+            tracing::debug!("no table {STATE_TABLE}, so no leases: {}", failed.reason);
         }
     }
     Ok(())
+}
+
+/// Makes the side table, which a write needs.
+pub(super) async fn create_state(database: &Database) -> Result<(), Failed> {
+    make(database, None, CREATE_STATE).await.map_err(|failed| failed.because(NO_STATE))
 }
 
 /// Has the server tell of changes. An engine may know no triggers, and a role may not make them.
@@ -187,12 +206,16 @@ async fn query(database: &Database, sql: &str) -> Result<Vec<SimpleQueryMessage>
     database.answer(work).await
 }
 
-/// That `backends` has the columns that a backend cannot do without.
-pub(super) fn check(present: &[impl Named]) -> Result<(), Failed> {
-    let needed = BACKENDS.iter().filter(|(_, definition)| definition.is_none());
+/// That a table has the columns that it cannot do without.
+pub(super) fn check(
+    table: &str,
+    wanted: &[(&str, Option<&str>)],
+    present: &[impl Named],
+) -> Result<(), Failed> {
+    let needed = wanted.iter().filter(|(_, definition)| definition.is_none());
     for (name, _) in needed {
         if !present.iter().any(|column| column.name() == *name) {
-            return Err(Failed::plain(format!("table backends has no column {name}")));
+            return Err(Failed::plain(format!("table {table} has no column {name}")));
         }
     }
     Ok(())

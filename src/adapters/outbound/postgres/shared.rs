@@ -14,10 +14,10 @@ use super::dial::Dialer;
 use super::failed::Failed;
 use super::held::Held;
 use super::listener::Listener;
-use super::{rows, schema, writes};
+use super::{leases, rows, schema, writes};
 use crate::clock;
-use crate::domain::ports::{Registry, RepositoryError};
-use crate::domain::{Backend, BackendId};
+use crate::domain::ports::{Registry, Renewal, RepositoryError};
+use crate::domain::{AdminState, Backend, BackendId};
 use crate::infrastructure::backoff::Backoff;
 
 /// Shortest time between two attempts, whatever the configuration says.
@@ -143,15 +143,37 @@ impl Shared {
     }
 
     pub(super) async fn put(&self, backends: &[Backend]) -> Result<(), RepositoryError> {
-        let written = writes::put(self.database()?, backends).await;
-        self.held.wrote();
-        written.map_err(|failed| self.error(failed))
+        self.wrote(writes::put(self.database()?, backends).await)
     }
 
     pub(super) async fn remove(&self, id: &BackendId) -> Result<bool, RepositoryError> {
-        let removed = writes::remove(self.database()?, id).await;
+        self.wrote(writes::remove(self.database()?, id).await)
+    }
+
+    pub(super) async fn register(
+        &self,
+        backend: Backend,
+        end: i64,
+    ) -> Result<i64, RepositoryError> {
+        self.wrote(leases::register(self.database()?, backend, end).await)
+    }
+
+    pub(super) async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), RepositoryError> {
+        self.wrote(leases::renew(self.database()?, renewals).await)
+    }
+
+    pub(super) async fn set_state(
+        &self,
+        id: &BackendId,
+        state: AdminState,
+    ) -> Result<bool, RepositoryError> {
+        self.wrote(leases::set_state(self.database()?, id, state).await)
+    }
+
+    /// What was held from before a write is not current any more, whatever came of it.
+    fn wrote<T>(&self, done: Result<T, Failed>) -> Result<T, RepositoryError> {
         self.held.wrote();
-        removed.map_err(|failed| self.error(failed))
+        done.map_err(|failed| self.error(failed))
     }
 
     /// Hears of changes and keeps connections open, for ever.

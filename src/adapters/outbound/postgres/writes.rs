@@ -1,4 +1,4 @@
-//! Writing: rows as given, all or none.
+//! Writing: one transaction for each change, and rows as given.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,11 +9,11 @@ use tokio_postgres::error::SqlState;
 use super::database::{Database, Transaction, WRITE};
 use super::failed::Failed;
 use super::rows::{columns, missing_table};
-use super::schema::{BACKENDS, check};
+use super::schema::{self, BACKENDS, NO_STATE, STATE, STATE_TABLE, check};
 use crate::domain::{Backend, BackendId};
 
 /// Rows in one message.
-const CHUNK: usize = 500;
+pub(super) const CHUNK: usize = 500;
 
 /// Attempts at a write that met another one.
 const ATTEMPTS: usize = 5;
@@ -25,26 +25,40 @@ const COLLISIONS: [SqlState; 3] = [
     SqlState::T_R_DEADLOCK_DETECTED,
 ];
 
-/// What is to be written.
-enum Change<'a> {
-    Put(Vec<&'a Backend>),
-    Remove(&'a BackendId),
+/// Something to be written, in one transaction.
+pub(super) trait Change: Sync {
+    /// What comes of it.
+    type Done: Send;
+
+    /// Writes it; `None` when it needs a side table, and there is none.
+    fn make(
+        &self,
+        transaction: &Transaction,
+    ) -> impl Future<Output = Result<Option<Self::Done>, Failed>> + Send;
 }
+
+/// Rows as given, by id.
+struct Put<'a>(Vec<&'a Backend>);
+
+/// The mark that a row is deleted.
+struct Remove<'a>(&'a BackendId);
 
 /// Writes rows as given, all or none. Those that are there keep `created_at`.
 pub(super) async fn put(database: &Database, backends: &[Backend]) -> Result<(), Failed> {
     // By id: the last of one id counts, and two who write the same rows do so in one order.
     let by_id: BTreeMap<&str, &Backend> = backends.iter().map(|b| (b.id.as_str(), b)).collect();
-    write(database, &Change::Put(by_id.into_values().collect())).await.map(drop)
+    write(database, &Put(by_id.into_values().collect())).await
 }
 
 /// Marks a row deleted; `false` when there is none.
 pub(super) async fn remove(database: &Database, id: &BackendId) -> Result<bool, Failed> {
-    write(database, &Change::Remove(id)).await
+    write(database, &Remove(id)).await
 }
 
-async fn write(database: &Database, change: &Change<'_>) -> Result<bool, Failed> {
+/// Makes a change, again when it met another one, and the side table first when it needs one.
+pub(super) async fn write<C: Change>(database: &Database, change: &C) -> Result<C::Done, Failed> {
     let mut attempt = 1;
+    let mut made_state = false;
     loop {
         let transaction = database.begin(WRITE).await?;
         let once = async {
@@ -52,69 +66,107 @@ async fn write(database: &Database, change: &Change<'_>) -> Result<bool, Failed>
             transaction.end(done).await
         };
         match database.answer(once).await {
+            Ok(Some(done)) => return Ok(done),
+            // In a transaction of its own: the attempt to read it has undone this one.
+            Ok(None) if !made_state => {
+                schema::create_state(database).await?;
+                made_state = true;
+            }
+            Ok(None) => return Err(Failed::plain(NO_STATE)),
             Err(failed) if failed.is(&COLLISIONS) && attempt < ATTEMPTS => attempt += 1,
             Err(failed) if failed.late => return Err(failed.in_doubt()),
-            done => return done,
+            Err(failed) => return Err(failed),
         }
     }
 }
 
-impl Change<'_> {
-    /// Whether there was a row to change.
-    async fn make(&self, transaction: &Transaction) -> Result<bool, Failed> {
+impl Change for Put<'_> {
+    type Done = ();
+
+    async fn make(&self, transaction: &Transaction) -> Result<Option<()>, Failed> {
         complete(transaction).await?;
-        match self {
-            Self::Put(rows) => put_rows(transaction, rows).await.map(|()| true),
-            Self::Remove(id) => {
-                let id = quoted(id.as_str());
-                let update = format!(
-                    "UPDATE backends SET deleted = '1', updated_at = CURRENT_TIMESTAMP \
-                     WHERE id = {id}"
-                );
-                Ok(counts(&transaction.run(&update).await?).any(|rows| rows > 0))
-            }
-        }
+        put_rows(transaction, &self.0).await.map(Some)
+    }
+}
+
+impl Change for Remove<'_> {
+    type Done = bool;
+
+    async fn make(&self, transaction: &Transaction) -> Result<Option<bool>, Failed> {
+        complete(transaction).await?;
+        let id = quoted(self.0.as_str());
+        let update = format!(
+            "UPDATE backends SET deleted = '1', updated_at = CURRENT_TIMESTAMP WHERE id = {id}"
+        );
+        Ok(Some(counts(&transaction.run(&update).await?).any(|rows| rows > 0)))
     }
 }
 
 /// Gives an older table the columns that writing needs.
-async fn complete(transaction: &Transaction) -> Result<(), Failed> {
+pub(super) async fn complete(transaction: &Transaction) -> Result<(), Failed> {
     let answer = transaction.run("SELECT * FROM backends LIMIT 0").await.map_err(missing_table)?;
-    let present = columns(&answer);
-    check(present)?;
-    for (name, definition) in BACKENDS {
-        let is_missing = !present.iter().any(|column| column.name() == name);
+    add_missing(transaction, "backends", &BACKENDS, &answer).await
+}
+
+/// The same for the side table. `false` when there is none, after which the transaction can do nothing
+/// any more.
+pub(super) async fn complete_state(transaction: &Transaction) -> Result<bool, Failed> {
+    match transaction.run(&format!("SELECT * FROM {STATE_TABLE} LIMIT 0")).await {
+        Ok(answer) => {
+            add_missing(transaction, STATE_TABLE, &STATE, &answer).await?;
+            Ok(true)
+        }
+        Err(failed) if failed.is(&[SqlState::UNDEFINED_TABLE]) => Ok(false),
+        Err(failed) => Err(failed),
+    }
+}
+
+async fn add_missing(
+    transaction: &Transaction,
+    table: &str,
+    wanted: &[(&str, Option<&str>)],
+    answer: &[SimpleQueryMessage],
+) -> Result<(), Failed> {
+    let present = columns(answer);
+    check(table, wanted, present)?;
+    for (name, definition) in wanted {
+        let is_missing = !present.iter().any(|column| column.name() == *name);
         if let Some(definition) = definition.filter(|_| is_missing) {
-            transaction
-                .run(&format!("ALTER TABLE backends ADD COLUMN {name} {definition}"))
-                .await?;
+            transaction.run(&format!("ALTER TABLE {table} ADD COLUMN {name} {definition}")).await?;
         }
     }
     Ok(())
 }
 
-async fn put_rows(transaction: &Transaction, rows: &[&Backend]) -> Result<(), Failed> {
+/// Writes rows as given. Those that are there keep `created_at`.
+pub(super) async fn put_rows(transaction: &Transaction, rows: &[&Backend]) -> Result<(), Failed> {
     // Not ON CONFLICT: a table made by hand may have no unique index on its id.
     for rows in rows.chunks(CHUNK) {
         let updates: String = rows.iter().map(|row| update(row)).collect();
         let answer = transaction.run(&updates).await?;
-        let missing: Vec<String> = rows
-            .iter()
-            .zip(counts(&answer))
-            .filter(|(_, updated)| *updated == 0)
-            .map(|(row, _)| values(row))
-            .collect();
-        if !missing.is_empty() {
-            transaction
-                .run(&format!(
-                    "INSERT INTO backends (id, app, region, country, wg_ip, port, healthy, weight, \
-                     soft_limit, hard_limit, deleted, created_at, updated_at) VALUES {}",
-                    missing.join(", ")
-                ))
-                .await?;
-        }
+        let updated = rows.iter().zip(counts(&answer));
+        let missing: Vec<&Backend> =
+            updated.filter(|(_, updated)| *updated == 0).map(|(row, _)| *row).collect();
+        insert_rows(transaction, &missing).await?;
     }
     Ok(())
+}
+
+/// Writes rows of which there are none of the same ids.
+pub(super) async fn insert_rows(
+    transaction: &Transaction,
+    rows: &[&Backend],
+) -> Result<(), Failed> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let values: Vec<String> = rows.iter().map(|row| values(row)).collect();
+    let insert = format!(
+        "INSERT INTO backends (id, app, region, country, wg_ip, port, healthy, weight, soft_limit, \
+         hard_limit, deleted, created_at, updated_at) VALUES {}",
+        values.join(", ")
+    );
+    transaction.run(&insert).await.map(drop)
 }
 
 fn update(row: &Backend) -> String {
@@ -152,7 +204,7 @@ fn written(row: &Backend) -> [(&'static str, String); 11] {
 
 /// A literal, as libpq's `PQescapeLiteral` writes it: right whatever `standard_conforming_strings`
 /// says.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let doubled = text.replace('\'', "''");
     if doubled.contains('\\') {
         format!("E'{}'", doubled.replace('\\', "\\\\"))

@@ -3,7 +3,7 @@
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 
-use super::schema::{self, BACKENDS, STATE};
+use super::schema::{self, BACKENDS, STATE, STATE_TABLE};
 use super::store::explain;
 use crate::adapters::outbound::leases::{Leases, lease, registry};
 use crate::domain::backend::{Number, RawRow};
@@ -35,12 +35,11 @@ fn select_backends(connection: &Connection) -> Result<String, String> {
 }
 
 fn read_leases(connection: &Connection) -> Result<Leases, String> {
-    let table = "edgeproxy_backend_state";
-    let present = schema::columns(connection, table).map_err(|error| explain(&error))?;
+    let present = schema::columns(connection, STATE_TABLE).map_err(|error| explain(&error))?;
     if present.is_empty() {
         return Ok(Leases::new());
     }
-    let select = schema::select(table, &STATE, &present)?;
+    let select = schema::select(STATE_TABLE, &STATE, &present)?;
     let rows = collect(connection, &select, |row| {
         let id = text(row.get_ref(0)?);
         let generation = number(row.get_ref(1)?);
@@ -81,7 +80,7 @@ fn raw_row(row: &Row<'_>) -> rusqlite::Result<RawRow> {
     })
 }
 
-fn text(value: ValueRef<'_>) -> Option<String> {
+pub(super) fn text(value: ValueRef<'_>) -> Option<String> {
     match value {
         ValueRef::Null => None,
         ValueRef::Integer(whole) => Some(whole.to_string()),
@@ -93,7 +92,7 @@ fn text(value: ValueRef<'_>) -> Option<String> {
 }
 
 /// A REAL or a text counts when what it says is a whole number.
-fn number(value: ValueRef<'_>) -> Option<Number> {
+pub(super) fn number(value: ValueRef<'_>) -> Option<Number> {
     if let ValueRef::Integer(whole) = value {
         return Some(Number::Whole(whole));
     }

@@ -23,7 +23,10 @@ pub(super) const BACKENDS: [(&str, Option<&str>); 13] = [
     ("updated_at", Some("TIMESTAMP")),
 ];
 
-/// The columns of `edgeproxy_backend_state`, in the same form.
+/// The side table's name.
+pub(super) const STATE_TABLE: &str = "edgeproxy_backend_state";
+
+/// The columns of the side table, in the same form.
 pub(super) const STATE: [(&str, Option<&str>); 4] = [
     ("id", None),
     ("generation", Some("INTEGER NOT NULL DEFAULT 0")),
@@ -65,7 +68,7 @@ pub(super) fn create(connection: &mut Connection) -> Result<(), String> {
     let mut make = || {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
         let has_backends = !columns(&transaction, "backends")?.is_empty();
-        let has_state = !columns(&transaction, "edgeproxy_backend_state")?.is_empty();
+        let has_state = !columns(&transaction, STATE_TABLE)?.is_empty();
         if !has_backends {
             transaction.execute_batch(CREATE_BACKENDS)?;
         }
@@ -162,16 +165,34 @@ pub(super) fn remove(transaction: &Transaction<'_>, id: &BackendId) -> Result<bo
 }
 
 /// Gives an older table the columns that writing needs.
-fn complete(transaction: &Transaction<'_>) -> Result<(), String> {
+pub(super) fn complete(transaction: &Transaction<'_>) -> Result<(), String> {
     let present = columns(transaction, "backends").map_err(|error| explain(&error))?;
     if present.is_empty() {
         return Err(super::rows::NO_TABLE.into());
     }
-    select("backends", &BACKENDS, &present)?;
-    for (name, definition) in BACKENDS {
-        if let Some(definition) = definition.filter(|_| !has(&present, name)) {
+    add_missing(transaction, "backends", &BACKENDS, &present)
+}
+
+/// Makes the side table, or gives an older one the columns that writing needs.
+pub(super) fn complete_state(transaction: &Transaction<'_>) -> Result<(), String> {
+    let present = columns(transaction, STATE_TABLE).map_err(|error| explain(&error))?;
+    if present.is_empty() {
+        return transaction.execute_batch(CREATE_STATE).map_err(|error| explain(&error));
+    }
+    add_missing(transaction, STATE_TABLE, &STATE, &present)
+}
+
+fn add_missing(
+    transaction: &Transaction<'_>,
+    table: &str,
+    wanted: &[(&str, Option<&str>)],
+    present: &[String],
+) -> Result<(), String> {
+    select(table, wanted, present)?;
+    for (name, definition) in wanted {
+        if let Some(definition) = definition.filter(|_| !has(present, name)) {
             transaction
-                .execute_batch(&format!("ALTER TABLE backends ADD COLUMN {name} {definition}"))
+                .execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {name} {definition}"))
                 .map_err(|error| explain(&error))?;
         }
     }

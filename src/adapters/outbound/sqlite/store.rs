@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
-use super::{Access, rows, schema};
+use super::{Access, leases, rows, schema};
 use crate::clock;
-use crate::domain::ports::Registry;
-use crate::domain::{Backend, BackendId};
+use crate::domain::ports::{Registry, Renewal};
+use crate::domain::{AdminState, Backend, BackendId};
 
 /// How long another program's lock is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -91,6 +91,18 @@ impl Store {
 
     pub(super) fn remove(&mut self, id: &BackendId) -> Result<bool, String> {
         self.write(|transaction| schema::remove(transaction, id))
+    }
+
+    pub(super) fn register(&mut self, backend: &Backend, expires_at: i64) -> Result<i64, String> {
+        self.write(|transaction| leases::register(transaction, backend, expires_at))
+    }
+
+    pub(super) fn renew(&mut self, renewals: Vec<Renewal>) -> Result<(), String> {
+        self.write(|transaction| leases::renew(transaction, renewals))
+    }
+
+    pub(super) fn set_state(&mut self, id: &BackendId, state: AdminState) -> Result<bool, String> {
+        self.write(|transaction| leases::set_state(transaction, id, state))
     }
 
     fn write<T>(

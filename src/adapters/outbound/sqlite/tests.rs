@@ -1,6 +1,7 @@
 //! The registry file as its users meet it: other programs write to it, replace it, break it.
 
 mod changes;
+mod leases;
 
 use std::path::PathBuf;
 
@@ -49,6 +50,12 @@ impl Shop {
 
     fn sql(&self, sql: &str) {
         Connection::open(self.path()).unwrap().execute_batch(sql).unwrap();
+    }
+
+    /// Makes an older table, with a row and no side table.
+    fn row_of_old_schema(&self) {
+        self.sql(OLD_SCHEMA);
+        self.sql("INSERT INTO backends VALUES ('a', 'web', 'sa', '10.0.0.1', 80, 1, 1, 1, 2, 0)");
     }
 
     /// Adds a row; `values` overrides columns of a good one.
@@ -221,8 +228,7 @@ fn values_count_by_what_they_say_not_by_how_they_are_stored() {
 #[test]
 fn an_older_table_loads_and_is_completed_when_written() {
     let shop = Shop::new();
-    shop.sql(OLD_SCHEMA);
-    shop.sql("INSERT INTO backends VALUES ('a', 'web', 'sa', '10.0.0.1', 80, 1, 1, 1, 2, 0)");
+    shop.row_of_old_schema();
     let repo = shop.open(Access::Existing).unwrap();
     let read = load(&repo);
     assert_eq!((ids(&read.backends), read.backends[0].country), (vec!["a".into()], None));
