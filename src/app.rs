@@ -43,6 +43,7 @@ pub use listeners::AppError;
 pub use origins::check as check_origins;
 pub use socket::FILE as SOCKET;
 pub use store::open_once;
+pub use tokens::kept as kept_token;
 
 use crate::adapters::inbound::listener::BindError;
 use crate::adapters::inbound::worker::{Ending, Worker};

@@ -1,11 +1,17 @@
 //! The command line: every command, and the exit code of every failure.
 
+mod align;
 mod backends;
+mod capacity;
 mod check;
 mod config;
 mod demo;
+mod live;
 mod route;
 mod run;
+mod span;
+mod top;
+mod why;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -28,11 +34,17 @@ Examples:
   edge-proxy demo                                  three regions on this machine, to play with
   edge-proxy backends add gru-1 --app web --region sa --country BR --addr 10.50.1.1:8080
   EDGEPROXY_REGION=sa edge-proxy                   serve on 0.0.0.0:8080 from routing.db
+  edge-proxy top                                   how things are, second by second
   edge-proxy route 203.0.113.7                     where would this client go, and why
+  edge-proxy why 203.0.113.7 --since 6h            why did it not go to a nearer one
+  edge-proxy backends drain gru-1 --wait 5m        no new connections, until nothing is open
   edge-proxy check /etc/edgeproxy/config.toml      is this configuration right
 
-Exit codes: 0 ok, 1 runtime, 2 usage, 3 no eligible backend, 69 registry unavailable,
-78 configuration.";
+Commands speak to the process that runs with the same EDGEPROXY_STATE_DIR or EDGEPROXY_DB_PATH, or
+to another with --api URL; the first line says `live, pid N` or `offline`.
+
+Exit codes: 0 ok, 1 runtime, 2 usage, 3 no eligible backend, 4 wait timed out, 69 registry
+unavailable, 78 configuration.";
 
 #[derive(Parser)]
 #[command(name = "edge-proxy", version, about, after_help = EXAMPLES)]
@@ -50,11 +62,14 @@ enum Command {
     Run,
     /// Serve sample backends in three regions, on loopback, to see how clients are carried
     Demo,
-    /// Check the configuration; unknown names are errors here
+    /// Check the configuration, and say what it would change in a process that runs; unknown names are
+    /// errors here
     #[command(after_help = "Example:\n  edge-proxy check /etc/edgeproxy/config.toml")]
     Check {
         /// The file, in place of --config
         file: Option<PathBuf>,
+        #[command(flatten)]
+        reach: live::Reach,
     },
     /// Show the effective settings and where each came from
     #[command(
@@ -67,14 +82,22 @@ enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        reach: live::Reach,
     },
-    /// Read and change the registry
+    /// Read and change the registry, and steer a process
     Backends {
         #[command(subcommand)]
         command: backends::Backends,
     },
     /// Say where a client would go, and why not elsewhere
     Route(route::Route),
+    /// Say why clients were carried farther than to their nearest backends, afterwards
+    Why(why::Why),
+    /// Show a running process in a terminal: load, rates, errors, backends
+    Top(top::Top),
+    /// Say which single backend or region the others could not do without
+    Capacity(capacity::Capacity),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -96,10 +119,18 @@ pub fn main() -> ExitCode {
             drop(out);
             demo::run()
         }
-        Command::Check { file } => check::run(file.or(config), &mut out),
-        Command::Config { template, json } => config::run(config, template, json, &mut out),
+        Command::Check { file, reach } => check::run(file.or(config), &reach, &mut out),
+        Command::Config { template, json, reach } => {
+            config::run(config, template, json, &reach, &mut out)
+        }
         Command::Backends { command } => run_backends(config, command, &mut out),
         Command::Route(route) => route.run(config, &mut out),
+        Command::Why(why) => why.run(config, &mut out),
+        Command::Top(top) => {
+            drop(out);
+            top.run(config, &mut std::io::stdout())
+        }
+        Command::Capacity(capacity) => capacity.run(config, &mut out),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "edge-proxy", &mut out);
             Ok(0)
@@ -155,12 +186,7 @@ fn run_backends(
     command: backends::Backends,
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    use crate::adapters::outbound::sqlite::Access;
     let config = load(file)?;
-    let access = if command.creates() { Access::Create } else { Access::Existing };
-    let outcome = runtime()?.block_on(async {
-        let repo = crate::app::open_once(&config, access).await?;
-        backends::run(command, &*repo, out).await
-    })?;
+    let outcome = runtime()?.block_on(backends::carry_out(command, &config, out))?;
     Ok(outcome.exit_code())
 }

@@ -16,13 +16,13 @@ use super::orders::{Order, Reloaded};
 use super::origins::{self, Origins, Rereading};
 use super::reload::{self, Reload};
 use super::store::Store;
-use super::{country_database, summary, unix_now, whole_secs};
+use super::{country_database, unix_now, whole_secs};
 use crate::clock;
 use crate::config::Change;
 use crate::domain::BackendId;
 use crate::domain::mass_change::{Guard, Verdict};
 use crate::domain::ports::{Registry, RepositoryError};
-use crate::domain::time::Time;
+use crate::domain::time::{Time, in_words};
 use crate::infrastructure::config_watcher::Changes;
 use crate::infrastructure::{ConfigChange, ConfigWatcher};
 
@@ -166,7 +166,7 @@ impl Control {
         self.in_force.bury();
         let now = unix_now();
         if self.follow.complaint.take().is_some() {
-            let age = summary::in_words(self.in_force.state.age(clock::now()));
+            let age = in_words(self.in_force.state.age(clock::now()));
             tracing::info!("the registry can be read again, after {age}");
             let ttl = self.in_force.config().settings.api_heartbeat_ttl_secs.get();
             self.follow.grace_until = now + whole_secs(ttl);
@@ -231,7 +231,7 @@ impl Control {
         self.in_force.state.fails();
         let text = error.to_string();
         if self.follow.complaint.as_ref() != Some(&text) {
-            let age = summary::in_words(self.in_force.state.age(clock::now()));
+            let age = in_words(self.in_force.state.age(clock::now()));
             tracing::warn!("{text}; serving from the last good table, {age} old");
             self.follow.complaint = Some(text);
         }
@@ -239,7 +239,7 @@ impl Control {
 
     /// Says what is still wrong, and tries again what failed and may have been for a passing reason.
     async fn remind(&mut self) {
-        let age = summary::in_words(self.in_force.state.age(clock::now()));
+        let age = in_words(self.in_force.state.age(clock::now()));
         if let Some(complaint) = &self.follow.complaint {
             tracing::warn!("{complaint}; still serving from the last good table, {age} old");
         } else if self.follow.held.is_some() {
@@ -361,7 +361,7 @@ impl Control {
 
     /// Puts the country data in force that the file holds now. Unless a change was `told`, only those
     /// of another date.
-    async fn reload_geo(&mut self, told: bool) {
+    pub(super) async fn reload_geo(&mut self, told: bool) {
         let Some(watch) = &mut self.geo_watch else { return };
         let config = self.in_force.config();
         let opening = tokio::task::spawn_blocking(move || country_database(&config));

@@ -46,6 +46,8 @@ impl Control {
             }
             Order::Reload(answer) => {
                 let reloaded = self.reload("asked for").await;
+                self.reload_geo(false).await;
+                self.following.look();
                 let _ = answer.send(reloaded.ok_or_else(|| self.reload.state.last().errors));
             }
             Order::AskHere(id, state, answer) => {

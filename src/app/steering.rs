@@ -20,14 +20,14 @@ use super::registry::RegistryState;
 use super::reload::ReloadState;
 use crate::adapters::inbound::api::wire::{
     Backend, Choice, Connection, Connections, Denied, Deny, Drain, Killed, Limits, Loss, Part,
-    Refused, Register, Registered, Reloaded, Renewed, SetBreaker, SetState, Setting, Settings,
-    Status,
+    Refreshed, Refused, Register, Registered, Reloaded, Renewed, SetBreaker, SetState, Setting,
+    Settings, Status,
 };
 use crate::adapters::inbound::api::{Done, Failure, Steering as Asked, Watching, Who};
 use crate::adapters::inbound::worker::{Found, Worker};
 use crate::application::account::Reason;
 use crate::application::choices::Choice as Noted;
-use crate::application::explain::{Explanation, explain_without};
+use crate::application::explain::{Explanation, explain};
 use crate::application::proxy::{Listed, Shared, Wanted};
 use crate::application::upstreams::AppTable;
 use crate::clock;
@@ -74,7 +74,7 @@ impl Steering {
     }
 
     /// Has what the registry says now put in force; whether it is.
-    async fn refresh(&self) -> bool {
+    async fn look(&self) -> bool {
         self.order(Order::Look).await == Some(true)
     }
 
@@ -160,7 +160,8 @@ impl Asked for Steering {
             return Err(Failure::field("without", reason));
         }
         let location = self.shared.snapshot.load().geo.locate(client);
-        Ok(explain_without(&table, client, location, without, clock::now()))
+        let affinity = Some(&self.shared.affinity);
+        Ok(explain(&table, (client, location), affinity, without, clock::now()))
     }
 
     fn choices(&self, client: Option<Cidr>, since_secs: Option<u64>, most: usize) -> Vec<Choice> {
@@ -303,6 +304,10 @@ impl Asked for Steering {
 
     fn undeny<'a>(&'a self, who: &'a Who, cidr: Cidr) -> Pending<'a, Done<()>> {
         Box::pin(changes::undeny(self, who, cidr))
+    }
+
+    fn refresh<'a>(&'a self, who: &'a Who) -> Pending<'a, Done<Refreshed>> {
+        Box::pin(changes::refresh(self, who))
     }
 
     fn reload<'a>(&'a self, who: &'a Who) -> Pending<'a, Done<Reloaded>> {

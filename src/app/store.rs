@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::summary::in_words;
 use super::{unix_now, whole_secs};
 use crate::adapters::outbound::snapshot_file::{Kept, SnapshotFile};
 use crate::adapters::outbound::sqlite::{Access, SqliteBackendRepository};
@@ -17,6 +16,7 @@ use crate::clock;
 use crate::config::{Config, Settings};
 use crate::domain::mass_change::{Guard, Verdict};
 use crate::domain::ports::{BackendRepository, Registry, RepositoryError};
+use crate::domain::time::in_words;
 use crate::infrastructure::backoff::Backoff;
 
 /// Longest pause between two tries of a store that is waited for at start.

@@ -7,6 +7,7 @@ use super::Addrs;
 use crate::config::Config;
 use crate::domain::backend::SkippedRow;
 use crate::domain::ports::{CountryLookup, Registry, RepositoryError};
+use crate::domain::time::in_words;
 
 /// Rows named one by one; past these, only their number.
 const NAMED: usize = 50;
@@ -114,18 +115,6 @@ fn off(config: &Config) -> Vec<&'static str> {
 /// What this POP is called.
 pub(super) fn pop_name(config: &Config) -> String {
     config.settings.pop.clone().unwrap_or_else(host_name)
-}
-
-/// An age for people: `45s`, `3m`, `2h 5m`, `4d 1h`.
-pub(super) fn in_words(age: Duration) -> String {
-    let secs = age.as_secs();
-    let (mins, hours, days) = (secs / 60, secs / 3_600, secs / 86_400);
-    match (days, hours, mins) {
-        (0, 0, 0) => format!("{secs}s"),
-        (0, 0, _) => format!("{mins}m"),
-        (0, ..) => format!("{hours}h {}m", mins % 60),
-        _ => format!("{days}d {}h", hours % 24),
-    }
 }
 
 pub(super) fn host_name() -> String {

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::adapters::inbound::api::Tokens as InForce;
 use crate::config::{Config, Secret};
+use crate::infrastructure::text::push_hex;
 use crate::infrastructure::tls::random;
 
 /// The file in the state folder.
@@ -43,6 +44,12 @@ impl Tokens {
             register: given(&config.settings.api_register_token),
         }
     }
+}
+
+/// The token that a process has made in its state folder, if this user may read it.
+#[must_use]
+pub fn kept(folder: &Path) -> Option<String> {
+    read(&folder.join(FILE)).ok().flatten()
 }
 
 fn generated(file: &Path) -> Option<Arc<str>> {
@@ -87,14 +94,13 @@ fn read(file: &Path) -> io::Result<Option<String>> {
 
 fn make(file: &Path) -> io::Result<String> {
     let bytes = random::<32>().ok_or_else(|| io::Error::other("no random numbers"))?;
-    let mut token = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        token.extend([byte >> 4, byte & 15].map(hex));
-    }
+    let mut token = Vec::with_capacity(2 * bytes.len() + 1);
+    push_hex(&mut token, &bytes);
+    token.push(b'\n');
     let part: PathBuf = file.with_extension("token.part");
     let mut options = std::fs::OpenOptions::new();
     let mut out = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-    writeln!(out, "{token}")?;
+    out.write_all(&token)?;
     out.sync_all()?;
     // One that another process has made meanwhile stays.
     match std::fs::hard_link(&part, file) {
@@ -104,10 +110,6 @@ fn make(file: &Path) -> io::Result<String> {
     }
     let _ = std::fs::remove_file(&part);
     read(file)?.ok_or_else(|| io::Error::other("it is gone"))
-}
-
-fn hex(digit: u8) -> char {
-    char::from_digit(digit.into(), 16).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -6,8 +6,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::locate::Location;
+use super::route;
 use super::upstreams::{AppTable, Observed};
-use crate::domain::balance::{FULL_SHARE, Load, Spill, Standing as Stands, Tier};
+use crate::domain::ClientKey;
+use crate::domain::affinity::Affinity;
+use crate::domain::balance::{FULL_SHARE, Load, Origin, Spill, Standing as Stands, Tier};
 use crate::domain::time::Time;
 
 /// The answer for one client.
@@ -24,6 +27,9 @@ pub struct Explanation {
     pub app: String,
     /// How far the app lets it be carried: any, region or country.
     pub spill: String,
+    /// The backend that it is bound to, because it was carried there before; `None` = none, or nobody
+    /// knows.
+    pub bound: Option<String>,
     /// Every backend of the app, best first.
     pub backends: Vec<Standing>,
 }
@@ -64,21 +70,19 @@ impl Explanation {
     }
 }
 
+/// Why one is not chosen that is to be left out.
+const WITHOUT: &str = "without";
+
 /// What a backend is ranked by, best first: band (below soft, below hard, demoted), tier, region.
 type Rank = (u8, Tier, usize);
 
-/// Explains where `client` would go now.
+/// Explains where `client` would go now: with what is known of whom it is bound to, and as if the
+/// backends and all of the regions `without` were gone.
 #[must_use]
-pub fn explain(table: &AppTable, client: IpAddr, location: Location, now: Time) -> Explanation {
-    explain_without(table, client, location, &[], now)
-}
-
-/// The same as if backends, or all of some regions, were gone.
-#[must_use]
-pub fn explain_without(
+pub fn explain(
     table: &AppTable,
-    client: IpAddr,
-    location: Location,
+    (client, location): (IpAddr, Location),
+    affinity: Option<&Affinity>,
     without: &[String],
     now: Time,
 ) -> Explanation {
@@ -94,7 +98,7 @@ pub fn explain_without(
                 backend.id.as_str() == gone || backend.region.as_str().eq_ignore_ascii_case(gone)
             };
             let rank = match (row.place, near) {
-                _ if without.iter().any(is_gone) => Err("without".into()),
+                _ if without.iter().any(is_gone) => Err(WITHOUT.into()),
                 (Err(reason), _) => Err(reason.as_str().to_owned()),
                 (Ok(_), None) => Err(format!("spill_{}", spill_name(table.rules.spill))),
                 (Ok(place), Some((tier, rank))) => {
@@ -147,14 +151,51 @@ pub fn explain_without(
             standing
         })
         .collect();
-    Explanation {
+    let mut explanation = Explanation {
         client,
         country: location.country.map(|country| country.to_string()),
         region: table.layout.region_name(origin).map(ToString::to_string),
         app: table.name.to_string(),
         spill: spill_name(table.rules.spill).into(),
+        bound: None,
         backends,
+    };
+    let affinity = affinity.filter(|_| !table.rules.affinity_ttl.is_zero());
+    if let Some(affinity) = affinity {
+        keep(&mut explanation, table, (client, origin), affinity, now);
     }
+    explanation
+}
+
+/// Puts the backend first that the client was carried to before, if it is carried there again.
+fn keep(
+    explanation: &mut Explanation,
+    table: &AppTable,
+    (client, origin): (IpAddr, Origin),
+    affinity: &Affinity,
+    now: Time,
+) {
+    let key = (ClientKey::from(client), table.number);
+    let Some(binding) = affinity.lookup(key, now) else { return };
+    let Some(member) = table.place(binding.backend) else { return };
+    let id = table.upstream(member).id.as_str();
+    explanation.bound = Some(id.into());
+    let kept = route::kept(table, (key, origin), affinity, now, &mut |_| 0);
+    let hard = &table.layout.members()[member];
+    let backends = &mut explanation.backends;
+    let Some(place) = backends.iter().position(|standing| standing.id == id) else { return };
+    let is_gone = backends[place].reason == WITHOUT;
+    if kept.is_none() || is_gone || !hard.below_hard(table.load(now).active(member)) {
+        return;
+    }
+    for other in backends.iter_mut().filter(|standing| standing.share > 0.0) {
+        other.share = 0.0;
+        other.reason = format!("the client is bound to {id}");
+    }
+    let mut first = backends.remove(place);
+    first.share = 100.0;
+    first.reason = "chosen: the client was carried there before (affinity)".into();
+    backends.insert(0, first);
 }
 
 fn band(table: &AppTable, load: &Observed<'_>, place: usize) -> Result<u8, String> {

@@ -110,22 +110,36 @@ fn bound(
     now: Time,
     draw: &mut impl FnMut(u64) -> u64,
 ) -> Bound {
-    let Some(binding) = affinity.lookup(client.key, now) else { return Bound::Nowhere };
-    let Some(member) = table.place(binding.backend) else { return Bound::Nowhere };
-    let Some(tier) = table.layout.tier_of(client.origin, member) else { return Bound::Nowhere };
-    let load = table.load(now);
-    if load.standing(member) != Standing::Up {
+    let Some(choice) = kept(table, (client.key, client.origin), affinity, now, draw) else {
         return Bound::Nowhere;
-    }
-    let homesick = now.since(binding.since) > HOMECOMING;
-    if homesick && table.layout.nearer_has_room(client.origin, tier, &load, draw) {
-        return Bound::Nowhere;
-    }
-    match reserve(table, Choice { member, tier }, &load, client.keeper) {
+    };
+    match reserve(table, choice, &table.load(now), client.keeper) {
         Reserved::Yes(routed) => Bound::To(routed),
         Reserved::Full => Bound::Full,
         Reserved::Broken => Bound::Nowhere,
     }
+}
+
+/// Where a client is carried because it was before, if there is room.
+pub(super) fn kept(
+    table: &AppTable,
+    (key, origin): (Key, Origin),
+    affinity: &Affinity,
+    now: Time,
+    draw: &mut impl FnMut(u64) -> u64,
+) -> Option<Choice> {
+    let binding = affinity.lookup(key, now)?;
+    let member = table.place(binding.backend)?;
+    let tier = table.layout.tier_of(origin, member)?;
+    let load = table.load(now);
+    if load.standing(member) != Standing::Up {
+        return None;
+    }
+    let homesick = now.since(binding.since) > HOMECOMING;
+    if homesick && table.layout.nearer_has_room(origin, tier, &load, draw) {
+        return None;
+    }
+    Some(Choice { member, tier })
 }
 
 /// What came of asking a backend for a place.

@@ -17,6 +17,14 @@ pub struct Cidr {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotACidr;
 
+impl fmt::Display for NotACidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("must be an IP address or a range (CIDR)")
+    }
+}
+
+impl std::error::Error for NotACidr {}
+
 impl Cidr {
     /// Whether `ip` lies in the range.
     #[must_use]

@@ -92,7 +92,8 @@ pub trait BackendRepository: Send + Sync {
     /// When the store cannot be written.
     fn put(&self, backends: Vec<Backend>) -> Pending<'_, Result<(), RepositoryError>>;
 
-    /// Marks a backend deleted. `false` when there is none of that id.
+    /// Marks a backend deleted, and ends its lease and what was asked of it; the generation stays.
+    /// `false` when there is none of that id.
     ///
     /// # Errors
     /// When the store cannot be written.
@@ -120,7 +121,7 @@ pub trait BackendRepository: Send + Sync {
     /// When the store cannot be written.
     fn renew(&self, renewals: Vec<Renewal>) -> Pending<'_, Result<(), RepositoryError>>;
 
-    /// Writes what an operator asks of a backend; [`AdminState::Ready`] makes it healthy too. One without
+    /// Writes what an operator asks of a backend, in `healthy` too, for those who read nothing else. One without
     /// a lease is given one of generation 0 that never ends. The row counts as changed. `false` when
     /// there is none of that id, or it is deleted.
     ///

@@ -56,3 +56,16 @@ pub const fn civil_date(unix_secs: u64) -> (u64, u64, u64) {
     let year = era * 400 + year_of_era + (month <= 2) as u64;
     (year, month, day)
 }
+
+/// An age for people: `45s`, `3m`, `2h 5m`, `4d 1h`.
+#[must_use]
+pub fn in_words(age: Duration) -> String {
+    let secs = age.as_secs();
+    let (mins, hours, days) = (secs / 60, secs / 3_600, secs / 86_400);
+    match (days, hours, mins) {
+        (0, 0, 0) => format!("{secs}s"),
+        (0, 0, _) => format!("{mins}m"),
+        (0, ..) => format!("{hours}h {}m", mins % 60),
+        _ => format!("{days}d {}h", hours % 24),
+    }
+}

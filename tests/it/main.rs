@@ -20,6 +20,7 @@ mod health;
 mod http;
 mod limits;
 mod listeners;
+mod live;
 mod metrics;
 mod pool;
 mod pops;

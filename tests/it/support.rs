@@ -30,7 +30,7 @@ pub use logged::Logged;
 pub use metrics::Metrics;
 pub use process::{connections_to, handles, make_pipe, open_pipe, raise_descriptor_limit};
 pub use registry::Row;
-pub use site::Site;
+pub use site::{Finished, Site};
 pub use web::Web;
 
 /// How long anything that must happen may take on a busy machine. Only a failing test waits so long.

@@ -39,8 +39,8 @@ use crate::domain::cidr::Cidr;
 use crate::domain::ports::Pending;
 use crate::infrastructure::tls::name_of;
 use wire::{
-    Backend, Choice, Connections, Denied, Deny, Drain, Killed, Limits, Live, Loss, Register,
-    Registered, Reloaded, Renewed, SetBreaker, SetState, Settings, Status,
+    Backend, Choice, Connections, Denied, Deny, Drain, Killed, Limits, Live, Loss, Refreshed,
+    Register, Registered, Reloaded, Renewed, SetBreaker, SetState, Settings, Status,
 };
 
 /// What the API tells of and changes. What fails says why, and has changed nothing unless it says so.
@@ -102,7 +102,9 @@ pub trait Steering: Send + Sync {
     fn deny<'a>(&'a self, who: &'a Who, asked: Deny) -> Pending<'a, Done<Denied>>;
     /// Denies them no more.
     fn undeny<'a>(&'a self, who: &'a Who, cidr: Cidr) -> Pending<'a, Done<()>>;
-    /// Reads the configuration anew.
+    /// Has what the registry says now put in force.
+    fn refresh<'a>(&'a self, who: &'a Who) -> Pending<'a, Done<Refreshed>>;
+    /// Reads the configuration anew, and everything else that can change.
     fn reload<'a>(&'a self, who: &'a Who) -> Pending<'a, Done<Reloaded>>;
 }
 
@@ -161,6 +163,7 @@ impl Api {
             .route("/api/v1/deny", get(read::deny_list).post(write::deny).delete(write::undeny))
             .route("/api/v1/config", get(read::config))
             .route("/api/v1/config/reload", post(write::reload))
+            .route("/api/v1/registry/refresh", post(write::refresh))
             .fallback(async |request: Request| {
                 Failure::NotFound(format!("nothing at {}", request.uri().path())).into_response()
             })

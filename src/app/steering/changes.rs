@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::{PATIENCE, Steering, registration, view};
 use crate::adapters::inbound::api::wire::{
-    Asked, Backend, Denied, Deny, Drain, Held, Killed, Reloaded, SetBreaker, SetState, State,
+    Asked, Backend, Denied, Deny, Drain, Held, Killed, Refreshed, Reloaded, SetBreaker, SetState,
+    State,
 };
 use crate::adapters::inbound::api::{Done, Failure, Who};
 use crate::app::denials::{Denial, MOST};
@@ -62,7 +63,7 @@ pub(super) async fn set_state(
         if !done.map_err(|error| registration::unavailable(steering, &error))? {
             return Err(registration::no_backend(id));
         }
-        steering.refresh().await;
+        steering.look().await;
     }
     if let Some(secs) = asked.close_after_secs {
         let wait = Duration::from_secs(secs.unsigned_abs());
@@ -203,6 +204,15 @@ pub(super) async fn undeny(steering: &Steering, who: &Who, cidr: Cidr) -> Done<(
     steering.order(Order::Deny).await.ok_or_else(registration::too_slow)?;
     audit!(who, "undeny", cidr, "denied", "not denied");
     Ok(())
+}
+
+pub(super) async fn refresh(steering: &Steering, who: &Who) -> Done<Refreshed> {
+    if !steering.look().await {
+        return Err(Failure::Unavailable("the registry could not be read in time".into()));
+    }
+    let backends = view::live_rows(steering);
+    audit!(who, "refresh", "registry", "-", format!("{backends} backends"));
+    Ok(Refreshed { backends })
 }
 
 pub(super) async fn reload(steering: &Steering, who: &Who) -> Done<Reloaded> {

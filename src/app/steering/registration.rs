@@ -34,7 +34,7 @@ pub(super) async fn register(steering: &Steering, who: &Who, asked: Register) ->
     let generation = steering.store.register(backend, expires_at).await;
     let generation = generation.map_err(|error| unavailable(steering, &error))?;
     steering.heartbeats().registered(id.clone(), generation, expires_at, now);
-    let in_force = steering.refresh().await && {
+    let in_force = steering.look().await && {
         let registry = steering.registry.in_force();
         let generation_of = |known: &Backend| known.lease.as_ref().map(|lease| lease.generation);
         registry.backends.iter().any(|known| {
@@ -150,7 +150,7 @@ pub(super) async fn heartbeat(
         Ok(lease) => lease,
         // Another POP may know better; the store does.
         Err(_) if steering.may_ask_store() => {
-            steering.refresh().await;
+            steering.look().await;
             lease(steering, &known, generation)?
         }
         Err(failure) => return Err(failure),
@@ -209,7 +209,7 @@ pub(super) async fn remove(steering: &Steering, who: &Who, id: &str) -> Done<Dra
     if !removed.map_err(|error| unavailable(steering, &error))? {
         return Err(no_backend(id));
     }
-    steering.refresh().await;
+    steering.look().await;
     let active = view::active(steering, id);
     audit!(
         who,

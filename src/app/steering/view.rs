@@ -42,7 +42,7 @@ pub(super) fn status(steering: &Steering) -> Status {
             age_secs: steering.registry.age(now).as_secs_f64(),
             change_held: steering.registry.is_held(),
             skipped: registry.skipped.iter().take(100).map(ToString::to_string).collect(),
-            backends: registry.backends.iter().filter(|backend| !backend.deleted).count(),
+            backends: live_rows(steering),
         },
         config: ConfigStatus {
             file: config.file.as_ref().map(|file| file.display().to_string()),
@@ -55,6 +55,11 @@ pub(super) fn status(steering: &Steering) -> Status {
         geo: snapshot.geo.database.describe(),
         apps: snapshot.tables.values().map(|table| app(table, now)).collect(),
     }
+}
+
+/// Rows in force that are not deleted.
+pub(super) fn live_rows(steering: &Steering) -> usize {
+    steering.registry.in_force().backends.iter().filter(|backend| !backend.deleted).count()
 }
 
 fn app(table: &AppTable, now: Time) -> AppStatus {

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::table;
+use crate::cli::align::align;
 use crate::clock;
 use crate::domain::Backend;
 
@@ -48,7 +48,7 @@ pub(super) async fn run(backends: &[&Backend], out: &mut dyn Write) -> anyhow::R
             vec![backend.id.to_string(), backend.addr().to_string(), said]
         })
         .collect();
-    table::align(&lines, out)?;
+    align(&lines, out)?;
     let answered = results.iter().filter(|result| result.is_ok()).count();
     writeln!(out, "{answered} of {} answered", results.len())?;
     Ok(answered)

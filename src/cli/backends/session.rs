@@ -12,7 +12,7 @@ use super::{Outcome, check, table, transfer};
 use crate::clock;
 use crate::domain::backend::{RawRow, parse_rows};
 use crate::domain::ports::{BackendRepository, Registry};
-use crate::domain::{Backend, BackendId};
+use crate::domain::{AdminState, Backend, BackendId};
 
 /// How alike two ids must be for one to be offered in place of the other (0 to 1).
 const LIKENESS: f64 = 0.6;
@@ -60,22 +60,48 @@ impl Session<'_> {
         Ok(Outcome::Done)
     }
 
-    pub(super) async fn set(&self, row: RawRow, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    /// Changes a row. One that is `made_ready` takes connections, whatever was asked of it before.
+    pub(super) async fn set(
+        &self,
+        row: RawRow,
+        made_ready: bool,
+        out: &mut dyn Write,
+    ) -> anyhow::Result<Outcome> {
         let backend = parse(row)?;
         self.refuse_taken_endpoints(std::slice::from_ref(&backend))?;
-        let line = format!("{} changed", backend.id);
+        let id = backend.id.clone();
+        let was_asked = backend.lease.as_ref().is_some_and(|l| l.admin_state != AdminState::Ready);
         self.repo.put(vec![backend]).await?;
-        writeln!(out, "{line}")?;
+        if made_ready && was_asked {
+            self.repo.set_state(id.clone(), AdminState::Ready).await?;
+        }
+        writeln!(out, "{id} changed")?;
         Ok(Outcome::Done)
     }
 
-    pub(super) async fn drain(&self, id: &str, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-        let backend = Backend { healthy: false, ..self.find(id)?.clone() };
-        self.repo.put(vec![backend]).await?;
+    /// Asks something of a backend, at every POP.
+    pub(super) async fn ask(
+        &self,
+        id: &str,
+        state: AdminState,
+        out: &mut dyn Write,
+    ) -> anyhow::Result<Outcome> {
+        let known = self.find(id)?.id.clone();
+        self.repo.set_state(known, state).await?;
         writeln!(
             out,
-            "{id} drains: no new connections; open ones go on\n\
-             undo with `edge-proxy backends set {id} --healthy true`"
+            "{}",
+            match state {
+                AdminState::Ready => format!("{id} takes connections again"),
+                AdminState::Drain => format!(
+                    "{id} drains: no new connections; open ones go on\n\
+                     undo with `edge-proxy backends ready {id}`"
+                ),
+                AdminState::Maint => format!(
+                    "{id} is in maintenance: no new connections; open ones are closed after the drain \
+                     timeout\nundo with `edge-proxy backends ready {id}`"
+                ),
+            }
         )?;
         Ok(Outcome::Done)
     }

@@ -1,11 +1,11 @@
 //! The list of backends, for people and for programs.
 
-use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use serde::Serialize;
 
 use super::columns::Record;
+use crate::cli::align::align;
 use crate::domain::Backend;
 use crate::domain::backend::Ineligible;
 
@@ -56,22 +56,6 @@ pub(super) fn write_json(
         .collect();
     serde_json::to_writer_pretty(&mut *out, &listed)?;
     writeln!(out)
-}
-
-/// Lines of cells in columns as wide as their widest cell, two spaces apart.
-pub(super) fn align(lines: &[Vec<String>], out: &mut dyn Write) -> io::Result<()> {
-    let width = |column: usize| {
-        lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max()
-    };
-    let widths: Vec<usize> = (0..).map_while(width).collect();
-    for line in lines {
-        let mut text = String::new();
-        for (cell, width) in line.iter().zip(&widths) {
-            let _ = write!(text, "{cell:width$}  ");
-        }
-        writeln!(out, "{}", text.trim_end())?;
-    }
-    Ok(())
 }
 
 fn state(backend: &Backend, unix_now: i64) -> &'static str {

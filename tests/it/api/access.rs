@@ -30,6 +30,7 @@ fn writes() -> Vec<(&'static str, &'static str, Option<Value>)> {
         ("POST", "/api/v1/deny", Some(json!({ "cidr": "0.0.0.0/0" }))),
         ("DELETE", "/api/v1/deny?cidr=192.0.2.1", None),
         ("POST", "/api/v1/config/reload", None),
+        ("POST", "/api/v1/registry/refresh", None),
     ]
 }
 

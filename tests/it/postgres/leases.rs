@@ -136,7 +136,7 @@ async fn tables_made_by_hand_are_taken_as_they_are_whatever_their_types() {
     assert_eq!(lease().await, (1, Some(FAR), AdminState::Maint));
     assert!(repository.remove(id("a")).await.expect("removed"));
     repository.renew(vec![renewal("a", 1, FAR + 1)]).await.expect("passed over");
-    assert_eq!(lease().await, (1, Some(FAR), AdminState::Maint));
+    assert_eq!(lease().await, (1, None, AdminState::Ready));
     assert_eq!(repository.register(backend("a", "10.0.0.1"), FAR).await.expect("registered"), 2);
     assert!(repository.set_state(id("a"), AdminState::Ready).await.expect("set"));
     assert_eq!(lease().await, (2, Some(FAR), AdminState::Ready));

@@ -13,6 +13,7 @@ pub(super) async fn what_is_leased(store: &mut impl Database) {
     a_registration_replaces_the_row_and_serves(store).await;
     a_registration_that_fails_leaves_nothing(store).await;
     an_operators_word_outlives_a_registration_and_not_a_removal(store).await;
+    what_is_removed_and_added_anew_has_no_lease(store).await;
     a_renewal_only_ever_prolongs(store).await;
     a_late_renewal_brings_nothing_back(store).await;
     thousands_are_renewed_at_once(store).await;
@@ -83,6 +84,17 @@ async fn an_operators_word_outlives_a_registration_and_not_a_removal(store: &mut
     }
 }
 
+async fn what_is_removed_and_added_anew_has_no_lease(store: &mut impl Database) {
+    let name = store.fresh();
+    let repository = store.open(&name).await;
+    repository.register(backend("a", 1), 100).await.unwrap();
+    repository.set_state(id("a"), Drain).await.unwrap();
+    assert!(repository.remove(id("a")).await.unwrap());
+    repository.put(vec![backend("a", 1)]).await.unwrap();
+    assert_eq!(leased(&repository, "a").await, lease(1, None, Ready));
+    assert_eq!(repository.register(backend("a", 1), 300).await.unwrap(), 2);
+}
+
 async fn a_renewal_only_ever_prolongs(store: &mut impl Database) {
     let name = store.fresh();
     let repository = store.open(&name).await;
@@ -119,7 +131,7 @@ async fn a_late_renewal_brings_nothing_back(store: &mut impl Database) {
     store.sql(&name, "DELETE FROM backends WHERE id = 'lost'");
     let late = ["gone", "lost", "moved", "stays"].map(|id| (id, 1, FAR + 1));
     other.renew(renewals(&late)).await.unwrap();
-    assert_eq!(leased(&one, "gone").await, lease(1, Some(FAR), Ready));
+    assert_eq!(leased(&one, "gone").await, lease(1, None, Ready));
     assert!(read(&one, "gone").await.deleted);
     assert_eq!(leased(&one, "moved").await, lease(2, Some(FAR), Ready));
     assert_eq!(leased(&one, "stays").await, lease(1, Some(FAR + 1), Ready));
@@ -178,6 +190,7 @@ async fn a_state_is_set_with_and_without_a_lease(store: &mut impl Database) {
             assert_eq!(leased(&repository, name).await, lease(generation, end, state));
             let serves = ids(&repository.get_healthy().await).contains(&name.to_owned());
             assert_eq!(serves, state == Ready, "{name} {state:?}");
+            assert_eq!(read(&repository, name).await.healthy, state == Ready, "{name} {state:?}");
         }
         let updated = read(&repository, name).await.updated_at.unwrap();
         assert!(!updated.starts_with("2020-"), "{updated}");

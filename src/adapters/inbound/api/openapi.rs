@@ -19,7 +19,7 @@ use super::{read, write};
         read::health, read::readyz, read::status, read::live, read::backends, read::backend,
         read::route, read::choices, read::capacity, read::connections, read::limits, read::deny_list,
         read::config, write::register, write::heartbeat, write::remove, write::set_state,
-        write::set_breaker, write::kill, write::kill_all, write::deny, write::undeny, write::reload,
+        write::set_breaker, write::kill, write::kill_all, write::deny, write::undeny, write::reload, write::refresh,
     ),
     modifiers(&Tokens),
 )]

@@ -509,6 +509,13 @@ pub struct Reloaded {
     pub waiting: Vec<String>,
 }
 
+/// What a look at the registry came to.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Refreshed {
+    /// Rows in force that are not deleted.
+    pub backends: usize,
+}
+
 /// What would happen if something were gone.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Capacity {

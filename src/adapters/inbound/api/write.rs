@@ -13,8 +13,8 @@ use super::failure::Failure;
 use super::read::wanted;
 use super::schema::{Name, Range};
 use super::wire::{
-    Backend, Denied, Deny, Drain, Heartbeat, Killed, Problem, Register, Registered, Reloaded,
-    Renewed, SetBreaker, SetState,
+    Backend, Denied, Deny, Drain, Heartbeat, Killed, Problem, Refreshed, Register, Registered,
+    Reloaded, Renewed, SetBreaker, SetState,
 };
 use crate::domain::cidr::Cidr;
 
@@ -199,6 +199,7 @@ pub(super) async fn kill_all(
     (status = 415, description = "It is not said to be JSON", body = Problem),
     (status = 422, description = "A field cannot be as it is", body = Problem),
     (status = 429, description = "Asked too often", body = Problem),
+    (status = 503, description = "It was not done in time; it may be yet", body = Problem),
 ), security(("admin" = [])))]
 pub(super) async fn deny(
     Admin(who): Admin,
@@ -221,6 +222,7 @@ pub(super) async fn deny(
     (status = 409, description = "The configuration says so", body = Problem),
     (status = 422, description = "A parameter cannot be as it is", body = Problem),
     (status = 429, description = "Asked too often", body = Problem),
+    (status = 503, description = "It was not done in time; it may be yet", body = Problem),
 ), security(("admin" = [])))]
 pub(super) async fn undeny(
     Admin(who): Admin,
@@ -247,4 +249,19 @@ pub(super) async fn reload(
     State(site): State<Arc<Site>>,
 ) -> Result<Json<Reloaded>, Failure> {
     site.steering.reload(&who).await.map(Json)
+}
+
+/// Has what the registry says now put in force at once; it is looked at again and again anyway.
+#[utoipa::path(post, path = "/api/v1/registry/refresh", tag = "configuration", responses(
+    (status = 200, description = "It is in force, unless it would take away most backends at once", body = Refreshed),
+    (status = 401, description = "A token is needed", body = Problem),
+    (status = 403, description = "This token may not", body = Problem),
+    (status = 429, description = "Asked too often", body = Problem),
+    (status = 503, description = "The registry could not be read in time", body = Problem),
+), security(("admin" = [])))]
+pub(super) async fn refresh(
+    Admin(who): Admin,
+    State(site): State<Arc<Site>>,
+) -> Result<Json<Refreshed>, Failure> {
+    site.steering.refresh(&who).await.map(Json)
 }

@@ -145,10 +145,11 @@ impl Change for SetState<'_> {
                 format!("UPDATE edgeproxy_backend_state SET admin_state = {state} WHERE id = {id}");
             transaction.run(&update).await?;
         }
-        let healthy = if self.state == AdminState::Ready { "healthy = '1', " } else { "" };
+        let healthy = u8::from(self.state == AdminState::Ready);
         transaction
             .run(&format!(
-                "UPDATE backends SET {healthy}updated_at = CURRENT_TIMESTAMP WHERE id = {id}"
+                "UPDATE backends SET healthy = '{healthy}', updated_at = CURRENT_TIMESTAMP \
+                 WHERE id = {id}"
             ))
             .await?;
         Ok(Some(true))

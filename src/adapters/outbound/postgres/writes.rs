@@ -43,6 +43,9 @@ struct Put<'a>(Vec<&'a Backend>);
 /// The mark that a row is deleted.
 struct Remove<'a>(&'a BackendId);
 
+/// The end of a deleted row's lease and of what was asked of it: whoever adds it anew finds neither.
+struct Forget<'a>(&'a BackendId);
+
 /// Writes rows as given, all or none. Those that are there keep `created_at`.
 pub(super) async fn put(database: &Database, backends: &[Backend]) -> Result<(), Failed> {
     // By id: the last of one id counts, and two who write the same rows do so in one order.
@@ -52,7 +55,17 @@ pub(super) async fn put(database: &Database, backends: &[Backend]) -> Result<(),
 
 /// Marks a row deleted; `false` when there is none.
 pub(super) async fn remove(database: &Database, id: &BackendId) -> Result<bool, Failed> {
-    write(database, &Remove(id)).await
+    let removed = write(database, &Remove(id)).await?;
+    if removed {
+        // In a transaction of its own: a role that may not, or a side table that is not there, is no
+        // reason to keep the row.
+        let (absent, refused) = (SqlState::UNDEFINED_TABLE, SqlState::INSUFFICIENT_PRIVILEGE);
+        match write(database, &Forget(id)).await {
+            Err(failed) if !failed.is(&[absent, refused]) => return Err(failed),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(removed)
 }
 
 /// Makes a change, again when it met another one, and the side table first when it needs one.
@@ -99,6 +112,20 @@ impl Change for Remove<'_> {
             "UPDATE backends SET deleted = '1', updated_at = CURRENT_TIMESTAMP WHERE id = {id}"
         );
         Ok(Some(counts(&transaction.run(&update).await?).any(|rows| rows > 0)))
+    }
+}
+
+impl Change for Forget<'_> {
+    type Done = ();
+
+    async fn make(&self, transaction: &Transaction) -> Result<Option<()>, Failed> {
+        let id = quoted(self.0.as_str());
+        let forget = format!(
+            "UPDATE edgeproxy_backend_state SET lease_expires_at = NULL, admin_state = 'ready' \
+             WHERE id = {id} AND EXISTS (SELECT 1 FROM backends WHERE backends.id = {id} \
+             AND COALESCE(backends.deleted, '0') <> '0')"
+        );
+        transaction.run(&forget).await.map(|_| Some(()))
     }
 }
 

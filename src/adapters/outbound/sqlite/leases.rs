@@ -86,10 +86,9 @@ pub(super) fn set_state(
                 values,
             )?;
         }
-        let healthy = if state == AdminState::Ready { "healthy = 1, " } else { "" };
         transaction.execute(
-            &format!("UPDATE backends SET {healthy}updated_at = CURRENT_TIMESTAMP WHERE id = ?1"),
-            [id.as_str()],
+            "UPDATE backends SET healthy = ?2, updated_at = CURRENT_TIMESTAMP WHERE id = ?1",
+            params![id.as_str(), state == AdminState::Ready],
         )?;
         Ok(true)
     };

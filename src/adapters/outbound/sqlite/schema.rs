@@ -155,13 +155,20 @@ pub(super) fn put(transaction: &Transaction<'_>, backends: &[Backend]) -> Result
 /// Marks a row deleted; `false` when there is none.
 pub(super) fn remove(transaction: &Transaction<'_>, id: &BackendId) -> Result<bool, String> {
     complete(transaction)?;
-    transaction
-        .execute(
+    complete_state(transaction)?;
+    let write = || {
+        // Whoever adds it anew finds no lease that has ended, and nothing that was asked of it.
+        transaction.execute(
+            "UPDATE edgeproxy_backend_state SET lease_expires_at = NULL, admin_state = 'ready'
+             WHERE id = ?1 AND EXISTS (SELECT 1 FROM backends WHERE backends.id = ?1)",
+            [id.as_str()],
+        )?;
+        transaction.execute(
             "UPDATE backends SET deleted = 1, updated_at = CURRENT_TIMESTAMP WHERE id = ?1",
             [id.as_str()],
         )
-        .map(|rows| rows > 0)
-        .map_err(|error| explain(&error))
+    };
+    write().map(|rows| rows > 0).map_err(|error| explain(&error))
 }
 
 /// Gives an older table the columns that writing needs.

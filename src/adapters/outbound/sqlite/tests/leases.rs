@@ -57,6 +57,13 @@ impl Model {
         self.lease.as_ref().map_or(0, |lease| lease.generation)
     }
 
+    fn remove(&mut self) {
+        self.row = self.row.map(|(healthy, _)| (healthy, true));
+        if let Some(lease) = self.lease.as_mut().filter(|_| self.row.is_some()) {
+            (lease.expires_at, lease.admin_state) = (None, AdminState::Ready);
+        }
+    }
+
     fn register(&mut self, end: i64) -> i64 {
         let kept = self.lease.as_ref().filter(|_| self.is_there()).map(|lease| lease.admin_state);
         let (generation, admin_state) = (self.generation() + 1, kept.unwrap_or(AdminState::Ready));
@@ -77,7 +84,7 @@ impl Model {
         if self.is_there() {
             let none = Lease { generation: 0, expires_at: None, admin_state: state };
             self.lease.get_or_insert(none).admin_state = state;
-            self.row = self.row.map(|(healthy, _)| (healthy || state == AdminState::Ready, false));
+            self.row = Some((state == AdminState::Ready, false));
         }
         self.is_there()
     }
@@ -111,7 +118,7 @@ proptest! {
                     wait(repository.put(vec![Backend { healthy, deleted, ..row }])).unwrap();
                 }
                 Write::Remove => {
-                    model.row = model.row.map(|(healthy, _)| (healthy, true));
+                    model.remove();
                     let removed = wait(repository.remove(row.id)).unwrap();
                     prop_assert_eq!(removed, model.row.is_some());
                 }
