@@ -157,7 +157,7 @@ impl Asked for Steering {
         };
         if let Some(gone) = without.iter().find(|gone| !is_known(gone)) {
             let reason = format!("{gone:?}: neither a backend nor a region of app {}", table.name);
-            return Err(Failure::field("without", reason));
+            return Err(Failure::NotFound(reason));
         }
         let location = self.shared.snapshot.load().geo.locate(client);
         let affinity = Some(&self.shared.affinity);

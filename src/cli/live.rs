@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -115,8 +115,9 @@ impl Live {
 
     /// What it says at `path` for as long as it goes on.
     pub async fn stream(&self, path: &str) -> anyhow::Result<Answer> {
-        let request = request(Method::GET, path, self.token.as_deref(), None);
-        let answer = in_time(self.endpoint.send(request)).await?;
+        let mut request = request(Method::GET, path, self.token.as_deref(), None)?;
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/x-ndjson"));
+        let answer = in_time(self.endpoint.send(Ok(request))).await?;
         if answer.response.status().is_success() {
             return Ok(answer);
         }

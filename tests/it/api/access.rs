@@ -242,7 +242,7 @@ fn slow_clients_of_the_api_hold_up_neither_others_nor_traffic() {
             let said: &[u8] = match turn % 3 {
                 0 => b"",
                 1 => b"POST /api/v1/register HTTP/1.1\r\nHost: x\r\nAuth",
-                _ => b"GET /api/v1/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+                _ => b"GET /api/v1/live HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/x-ndjson\r\n\r\n",
             };
             stream.write_all(said).expect("it takes that");
             stream

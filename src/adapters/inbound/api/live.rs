@@ -13,6 +13,7 @@ use hyper::body::{Body as HttpBody, Frame};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::Watching;
+use super::wire::Live;
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(1);
@@ -23,8 +24,14 @@ struct Lines {
     ticks: Interval,
 }
 
+/// How things are after the time that rates are of.
+pub(super) async fn once(mut watching: Box<dyn Watching>) -> Live {
+    tokio::time::sleep(EVERY).await;
+    watching.look()
+}
+
 /// The answer with these lines.
-pub(super) fn answer(watching: Box<dyn Watching>) -> Response {
+pub(super) fn lines(watching: Box<dyn Watching>) -> Response {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut answer = Response::new(Body::new(Lines { watching, ticks }));

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::ACCEPT;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::access::Reader;
@@ -233,9 +234,12 @@ seen! {
     }
 }
 
-/// How things are, as one line of JSON a second, for as long as the client reads.
+/// How things are. With `Accept: application/x-ndjson` as one line of JSON a second, for as long as the
+/// client reads; else once, after the second that rates are of.
 #[utoipa::path(get, path = "/api/v1/live", tag = "process", responses(
-    (status = 200, description = "One `Live` a line", body = super::wire::Live, content_type = "application/x-ndjson"),
+    (status = 200, description = "As asked for", content(
+        (super::wire::Live = "application/json"), (super::wire::Live = "application/x-ndjson")
+    )),
     (status = 400, description = "It cannot be read", body = Problem),
     (status = 401, description = "A token is needed", body = Problem),
     (status = 403, description = "This token may not", body = Problem),
@@ -245,10 +249,18 @@ seen! {
 pub(super) async fn live(
     _: Reader,
     State(site): State<Arc<Site>>,
+    headers: HeaderMap,
     params: Params,
 ) -> Result<Response, Failure> {
     params.end()?;
-    Ok(live::answer(Arc::clone(&site.steering).watch()))
+    let watching = Arc::clone(&site.steering).watch();
+    let accepts = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|kinds| kinds.contains("application/x-ndjson"))
+    };
+    if headers.get_all(ACCEPT).iter().any(accepts) {
+        return Ok(live::lines(watching));
+    }
+    Ok(Json(live::once(watching).await).into_response())
 }
 
 fn limit(params: &mut Params) -> usize {
