@@ -194,7 +194,7 @@ fn keep(
     }
     let mut first = backends.remove(place);
     first.share = 100.0;
-    first.reason = "chosen: the client was carried there before (affinity)".into();
+    first.reason = "chosen: it had the client before (affinity)".into();
     backends.insert(0, first);
 }
 

@@ -2,6 +2,8 @@
 
 mod access;
 mod admission;
+mod clients;
+mod contract;
 mod leases;
 mod registration;
 mod steering;

@@ -40,7 +40,7 @@ fn route_knows_load_and_whom_a_client_is_bound_to() {
     let open = edge.visit_from("127.0.1.1").unwrap();
     assert_eq!(open.served_by, "near");
     let said = run(&edge, &["route", "127.0.1.1"]);
-    assert!(said.out.contains("carried there before (affinity)"), "{}", said.out);
+    assert!(said.out.contains("chosen: it had the client before (affinity)"), "{}", said.out);
     assert!(said.out.contains("1/100/150"), "{}", said.out);
     let said = json(&run(&edge, &["route", "127.0.1.1", "--json"]));
     assert_eq!((&said["bound"], &said["backends"][0]["active"]), (&"near".into(), &1.into()));

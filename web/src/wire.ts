@@ -101,6 +101,7 @@ export interface Explanation {
   region: string | null;
   app: string;
   spill: string;
+  bound: string | null;
   backends: Ranked[];
 }
 

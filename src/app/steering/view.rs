@@ -11,9 +11,10 @@ use crate::app::metrics::why_ineligible;
 use crate::application::proxy::Snapshot;
 use crate::application::upstreams::{AppTable, Row, Upstream};
 use crate::clock;
-use crate::domain::AdminState;
 use crate::domain::balance::{FULL_SHARE, Load, Spill};
+use crate::domain::ports::Registry;
 use crate::domain::time::Time;
+use crate::domain::{self, AdminState};
 use crate::infrastructure::circuit_breaker::{Hold, State as Breaker};
 use crate::infrastructure::health_checker::Health;
 use crate::infrastructure::meters::DialFailure;
@@ -89,6 +90,7 @@ pub(super) fn eligible(table: &AppTable, now: Time) -> usize {
 struct Known {
     /// By id: those with connections, whether or not they are in a table.
     upstreams: HashMap<String, Vec<Arc<Upstream>>>,
+    registry: Arc<Registry>,
     checks: bool,
     now: Time,
 }
@@ -100,7 +102,7 @@ impl Known {
             upstreams.entry(upstream.id.to_string()).or_default().push(upstream);
         }
         let checks = steering.config.borrow().settings.health_check_enabled;
-        Self { upstreams, checks, now: clock::now() }
+        Self { upstreams, registry: steering.registry.in_force(), checks, now: clock::now() }
     }
 }
 
@@ -149,10 +151,7 @@ fn shown(steering: &Steering, known: &Known, table: &AppTable, row: &Row) -> Bac
         hard_limit: backend.hard_limit,
         state: if backend.deleted { State::Deleted } else { state(backend.asked()) },
         state_here: row.here.map(state),
-        lease: backend
-            .lease
-            .as_ref()
-            .map(|lease| Lease { generation: lease.generation, expires_at: lease.expires_at }),
+        lease: lease(steering, known, backend),
         eligible: reason.is_none(),
         reason: reason.map(Into::into),
         tier: near.map_or(3, |(tier, _)| tier.number()),
@@ -175,6 +174,16 @@ fn shown(steering: &Steering, known: &Known, table: &AppTable, row: &Row) -> Bac
             DialFailure::ALL.into_iter().map(|reason| meter.dial_failures(reason)).sum()
         }),
     }
+}
+
+/// Its lease, renewals that are not in its row included.
+fn lease(steering: &Steering, known: &Known, backend: &domain::Backend) -> Option<Lease> {
+    let rows = &known.registry.backends;
+    let row = rows.binary_search_by(|row| row.id.cmp(&backend.id)).map_or(backend, |at| &rows[at]);
+    let lease = row.lease.as_ref()?;
+    let renewed = || steering.heartbeats().expires_at(&backend.id, lease.generation);
+    let expires_at = lease.expires_at.map(|at| renewed().map_or(at, |renewed| renewed.max(at)));
+    Some(Lease { generation: lease.generation, expires_at })
 }
 
 const fn state(state: AdminState) -> State {

@@ -191,7 +191,7 @@ export class Why {
 
 /** Where it is, and where it goes. */
 function sentence(explanation: Explanation, gone: readonly string[]): HTMLElement[] {
-  const { client, country, region, app, spill, backends } = explanation;
+  const { client, country, region, app, spill, bound, backends } = explanation;
   const place =
     country === null
       ? "is in no country that is known"
@@ -207,7 +207,11 @@ function sentence(explanation: Explanation, gone: readonly string[]): HTMLElemen
     h("span", { class: "why-line" }, h("strong", {}, client), ` ${place}. Asking for ${app}, it ${where}${gone.length > 0 ? `, if ${gone.join(", ")} were gone` : ""}.`),
   ];
   if (spill !== "any") lines.push(h("span", { class: "hint" }, `Clients of ${app} are never carried out of their ${spill}.`));
-  lines.push(h("span", { class: "hint" }, "A client that comes back keeps the backend that it had, while that one can be chosen."));
+  const keeps =
+    bound === null
+      ? "A client that comes back keeps the backend that it had, while that one can be chosen."
+      : `It is bound to ${bound}, where it was carried before.`;
+  lines.push(h("span", { class: "hint" }, keeps));
   return lines;
 }
 

@@ -46,7 +46,10 @@ export function why(reason: string): string {
   const known = REASONS[reason];
   if (known !== undefined) return known;
   const near = /^(chosen|farther): (.+)$/.exec(reason);
-  if (near !== null) return `${near[1] === "chosen" ? "Chosen" : "Farther"}: in ${near[2]}`;
+  if (near !== null) {
+    const where = near[2] ?? "";
+    return `${near[1] === "chosen" ? "Chosen" : "Farther"}: ${TIERS.includes(where) ? "in " : ""}${where}`;
+  }
   const limit = /^(soft|hard) (\d+)\/(\d+)$/.exec(reason);
   if (limit !== null) return `At its ${limit[1]} limit: ${limit[2]} of ${limit[3]} open`;
   return reason;
