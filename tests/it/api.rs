@@ -4,6 +4,7 @@ mod access;
 mod admission;
 mod clients;
 mod contract;
+mod garbage;
 mod leases;
 mod registration;
 mod steering;
