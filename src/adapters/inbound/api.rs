@@ -216,7 +216,6 @@ impl Api {
                 |(stream, peer)| {
                     let (api, tls) = (api.clone(), tls.clone());
                     async move {
-                        let _ = stream.set_nodelay(true);
                         match tls {
                             None => api.converse(stream, Peer::Tcp(peer, None)).await,
                             Some(tls) => api.converse_secured(stream, peer, tls()).await,

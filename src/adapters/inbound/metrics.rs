@@ -45,7 +45,6 @@ pub fn serve(
             |(stream, _)| {
                 let site = Arc::clone(&site);
                 async move {
-                    let _ = stream.set_nodelay(true);
                     served::serve(stream, BOUNDS, |request| {
                         let answer = site.answer(&request);
                         async { answer }

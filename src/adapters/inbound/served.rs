@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -79,7 +78,8 @@ pub(super) async fn serve<F, B>(
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(bounds.head).max_buf_size(MAX_HEAD);
-    let serving = pin!(http.serve_connection(TokioIo::new(stream), service));
+    // On the heap: thousands of tasks are small that way, and moved cheaply.
+    let serving = Box::pin(http.serve_connection(TokioIo::new(stream), service));
     if let Ok(Err(error)) = tokio::time::timeout(bounds.longest, serving).await {
         tracing::debug!(%error, "a connection to the control plane failed");
     }
