@@ -19,6 +19,9 @@ use crate::domain::{AdminState, App, BackendId};
 use crate::infrastructure::proxy_protocol::Version;
 use crate::infrastructure::{CircuitBreakerConfig, RateLimitConfig, RateLimiter, descriptors};
 
+/// Most connections of the control API.
+const MAX_API_CONNECTIONS: usize = 8_192;
+
 /// What this process has of its machine, for as long as it lives.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Machine {
@@ -38,14 +41,25 @@ impl Machine {
 
     /// Most client connections: what the settings or the descriptors allow.
     pub fn max_connections(&self, settings: &Settings) -> usize {
-        let enough_for = descriptors::connections_within(self.descriptors, self.workers);
+        let enough_for = self.enough_for(settings);
         settings.max_connections.map_or(enough_for, |limit| limit.get() as usize)
+    }
+
+    /// Most connections of the control API: heartbeats of thousands of backends keep theirs open, but no
+    /// stranger takes what clients need.
+    pub fn api_connections(&self) -> usize {
+        usize::try_from(self.descriptors / 8).unwrap_or(usize::MAX).clamp(4, MAX_API_CONNECTIONS)
+    }
+
+    fn enough_for(&self, settings: &Settings) -> usize {
+        let api = if settings.api_enabled { self.api_connections() as u64 } else { 0 };
+        descriptors::connections_within(self.descriptors.saturating_sub(api), self.workers)
     }
 
     /// Warns of a limit that the descriptors do not suffice for.
     pub fn warn_of_max_connections(&self, settings: &Settings) {
         let limit = self.max_connections(settings);
-        let enough_for = descriptors::connections_within(self.descriptors, self.workers);
+        let enough_for = self.enough_for(settings);
         if limit > enough_for {
             tracing::warn!(
                 "EDGEPROXY_MAX_CONNECTIONS={limit}: {} descriptors are enough for about \

@@ -237,7 +237,8 @@ impl Edge {
         let steering = steering(&in_force, place, told, store.repository(), orders);
         let following = Following::begin(store, config.clone(), &mut control);
         let (listener, socket) = socket.unzip();
-        steer(steering, (data.api, listener), api_tls, &mut control)?;
+        let most = in_force.machine.api_connections();
+        steer(steering, (data.api, most, listener), api_tls, &mut control)?;
         let planned = Control {
             in_force,
             following,
@@ -327,7 +328,7 @@ fn steering(
 /// state folder.
 fn steer(
     steering: Steering,
-    (sockets, listener): (Vec<OwnedFd>, Option<UnixListener>),
+    (sockets, most, listener): (Vec<OwnedFd>, usize, Option<UnixListener>),
     tls: Option<ApiTls>,
     control: &mut JoinSet<()>,
 ) -> io::Result<()> {
@@ -340,7 +341,7 @@ fn steer(
     let tokens = move || tokens.as_ref().map(Tokens::in_force).unwrap_or_default();
     let api = Api::new(Arc::new(steering), tokens);
     for socket in sockets {
-        control.spawn(api.serve(socket, tls.as_ref().map(ApiTls::terminates))?);
+        control.spawn(api.serve(socket, most, tls.as_ref().map(ApiTls::terminates))?);
     }
     if let Some(tls) = tls {
         control.spawn(tls.follow());

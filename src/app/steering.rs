@@ -2,6 +2,7 @@
 
 mod changes;
 mod registration;
+mod said;
 mod view;
 mod watch;
 

@@ -31,7 +31,7 @@ use tower_service::Service;
 pub use access::{Peer, Tokens, Who};
 pub use failure::Failure;
 
-use super::served::{self, Bounds};
+use super::served::{self, Patience};
 use crate::application::explain::Explanation;
 use crate::application::proxy::Wanted;
 use crate::domain::App;
@@ -185,12 +185,11 @@ impl Api {
     }
 }
 
-/// What connections may cost: heartbeats of thousands of backends keep theirs open.
-const BOUNDS: Bounds = Bounds {
-    connections: 8_192,
-    head: Duration::from_secs(75),
-    longest: Duration::from_secs(24 * 3_600),
-};
+/// A backend's connection outlasts the pause between two heartbeats.
+const PATIENCE: Patience =
+    Patience { head: Duration::from_secs(75), longest: Duration::from_secs(24 * 3_600) };
+/// Connections of processes of this machine on the socket.
+const SOCKET_CONNECTIONS: usize = 64;
 /// How long a client may take for the handshake of TLS.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -198,13 +197,15 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 pub type Terminates = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
 
 impl Api {
-    /// Serves on a listening socket until dropped; over TLS if that is told how.
+    /// Serves on a listening socket until dropped, at most `most` connections at once; over TLS if that is
+    /// told how.
     ///
     /// # Errors
     /// When the runtime cannot watch the socket.
     pub fn serve(
         &self,
         socket: OwnedFd,
+        most: usize,
         tls: Option<Terminates>,
     ) -> io::Result<impl Future<Output = ()> + use<>> {
         let listener = TcpListener::from_std(std::net::TcpListener::from(socket))?;
@@ -212,7 +213,7 @@ impl Api {
         Ok(async move {
             served::accept(
                 |context| listener.poll_accept(context),
-                BOUNDS.connections,
+                most,
                 |(stream, peer)| {
                     let (api, tls) = (api.clone(), tls.clone());
                     async move {
@@ -231,7 +232,7 @@ impl Api {
     pub async fn serve_socket(self, listener: UnixListener) {
         served::accept(
             |context| listener.poll_accept(context),
-            BOUNDS.connections,
+            SOCKET_CONNECTIONS,
             |(stream, _)| {
                 let api = self.clone();
                 async move {
@@ -262,6 +263,6 @@ impl Api {
     }
 
     async fn converse(&self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) {
-        served::serve(stream, BOUNDS, |request| self.answer(peer.clone(), request)).await;
+        served::serve(stream, PATIENCE, |request| self.answer(peer.clone(), request)).await;
     }
 }

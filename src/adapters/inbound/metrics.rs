@@ -11,11 +11,12 @@ use hyper::http::HeaderValue;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::TcpListener;
 
-use super::served::{self, Bounds};
+use super::served::{self, Patience};
 
-/// What connections may cost.
-const BOUNDS: Bounds =
-    Bounds { connections: 64, head: Duration::from_secs(10), longest: Duration::from_secs(300) };
+/// Connections at once.
+const CONNECTIONS: usize = 64;
+const PATIENCE: Patience =
+    Patience { head: Duration::from_secs(10), longest: Duration::from_secs(300) };
 /// What Prometheus is told of the format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -41,11 +42,11 @@ pub fn serve(
     Ok(async move {
         served::accept(
             |context| listener.poll_accept(context),
-            BOUNDS.connections,
+            CONNECTIONS,
             |(stream, _)| {
                 let site = Arc::clone(&site);
                 async move {
-                    served::serve(stream, BOUNDS, |request| {
+                    served::serve(stream, PATIENCE, |request| {
                         let answer = site.answer(&request);
                         async { answer }
                     })

@@ -20,18 +20,17 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 
-/// What connections may cost.
+/// How long a client may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
-    /// Served at once; one more ends the oldest, so that those who only take places keep nobody out.
-    pub connections: usize,
+pub(super) struct Patience {
     /// How long a client may take for the head of a request, and between two requests.
     pub head: Duration,
     /// How long one connection may last: a client that reads nothing does not keep its place for ever.
     pub longest: Duration,
 }
 
-/// Takes up connections for as long as it is polled, each of them served by what `serve` gives for it.
+/// Takes up connections for as long as it is polled, each of them served by what `serve` gives for it. `most`
+/// are served at once; one more ends the oldest, so that those who only take places keep nobody out.
 pub(super) async fn accept<S, F>(
     poll: impl Fn(&mut Context<'_>) -> Poll<io::Result<S>>,
     most: usize,
@@ -66,7 +65,7 @@ pub(super) async fn accept<S, F>(
 /// Serves the requests of one connection.
 pub(super) async fn serve<F, B>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    bounds: Bounds,
+    patience: Patience,
     answer: impl Fn(Request<Incoming>) -> F,
 ) where
     F: Future<Output = Response<B>>,
@@ -77,10 +76,10 @@ pub(super) async fn serve<F, B>(
         async { Ok::<_, Infallible>(answer.await) }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(bounds.head).max_buf_size(MAX_HEAD);
+    http.timer(TokioTimer::new()).header_read_timeout(patience.head).max_buf_size(MAX_HEAD);
     // On the heap: thousands of tasks are small that way, and moved cheaply.
     let serving = Box::pin(http.serve_connection(TokioIo::new(stream), service));
-    if let Ok(Err(error)) = tokio::time::timeout(bounds.longest, serving).await {
+    if let Ok(Err(error)) = tokio::time::timeout(patience.longest, serving).await {
         tracing::debug!(%error, "a connection to the control plane failed");
     }
 }

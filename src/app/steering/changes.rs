@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{PATIENCE, Steering, registration, view};
+use super::said::{audit, no_backend, too_slow, unavailable};
+use super::{PATIENCE, Steering, view};
 use crate::adapters::inbound::api::wire::{
     Asked, Backend, Denied, Deny, Drain, Held, Killed, Refreshed, Reloaded, SetBreaker, SetState,
     State,
@@ -22,17 +23,6 @@ const MAX_NOTE: usize = 200;
 /// Longest time that somebody is denied for, or that a closing waits, in seconds.
 const MAX_DENIED: i64 = 31_536_000;
 const MAX_CLOSE_AFTER: i64 = 86_400;
-
-/// Writes what was done to the audit log.
-macro_rules! audit {
-    ($who:expr, $action:literal, $what:expr, $before:expr, $after:expr) => {
-        tracing::info!(
-            target: "audit", who = %$who, action = $action, what = ?$what.to_string(),
-            before = ?$before.to_string(), after = ?$after.to_string(), "done"
-        )
-    };
-}
-pub(super) use audit;
 
 pub(super) async fn set_state(
     steering: &Steering,
@@ -53,15 +43,15 @@ pub(super) async fn set_state(
         Asked::Drain => AdminState::Drain,
         Asked::Maint => AdminState::Maint,
     };
-    let known: BackendId = id.parse().map_err(|_| registration::no_backend(id))?;
-    let before = live(steering, id).ok_or_else(|| registration::no_backend(id))?;
+    let known: BackendId = id.parse().map_err(|_| no_backend(id))?;
+    let before = live(steering, id).ok_or_else(|| no_backend(id))?;
     if asked.here {
         let done = steering.order(|answer| Order::AskHere(known.clone(), state, answer)).await;
-        done.ok_or_else(registration::too_slow)?;
+        done.ok_or_else(too_slow)?;
     } else {
         let done = steering.store.set_state(known.clone(), state).await;
-        if !done.map_err(|error| registration::unavailable(steering, &error))? {
-            return Err(registration::no_backend(id));
+        if !done.map_err(|error| unavailable(steering, &error))? {
+            return Err(no_backend(id));
         }
         steering.look().await;
     }
@@ -69,7 +59,7 @@ pub(super) async fn set_state(
         let wait = Duration::from_secs(secs.unsigned_abs());
         let _ = steering.orders.send(Order::CloseAfter(known, wait)).await;
     }
-    let after = view::backend(steering, id).ok_or_else(|| registration::no_backend(id))?;
+    let after = view::backend(steering, id).ok_or_else(|| no_backend(id))?;
     let place = if asked.here { "here" } else { "everywhere" };
     audit!(who, "state", format!("backend {id} {place}"), shown(&before), shown(&after));
     let state = after.state_here.filter(|_| asked.here).unwrap_or(after.state);
@@ -94,7 +84,7 @@ pub(super) fn set_breaker(
     id: &str,
     asked: SetBreaker,
 ) -> Done<Backend> {
-    let before = live(steering, id).ok_or_else(|| registration::no_backend(id))?;
+    let before = live(steering, id).ok_or_else(|| no_backend(id))?;
     let snapshot = steering.shared.snapshot.load();
     let mut found = false;
     for table in snapshot.tables.values() {
@@ -117,7 +107,7 @@ pub(super) fn set_breaker(
         let reason = "the backend takes no connections anyway".into();
         return Err(Failure::Conflict(reason));
     }
-    let after = view::backend(steering, id).ok_or_else(|| registration::no_backend(id))?;
+    let after = view::backend(steering, id).ok_or_else(|| no_backend(id))?;
     let held = |backend: &Backend| backend.breaker_held.clone().unwrap_or_else(|| "auto".into());
     audit!(who, "breaker", format!("backend {id}"), held(&before), held(&after));
     Ok(after)
@@ -176,7 +166,7 @@ pub(super) async fn deny(steering: &Steering, who: &Who, asked: Deny) -> Done<De
     if !steering.denials.add(denial.clone()) {
         return Err(Failure::Conflict(format!("the list is full: it has {MOST} entries")));
     }
-    steering.order(Order::Deny).await.ok_or_else(registration::too_slow)?;
+    steering.order(Order::Deny).await.ok_or_else(too_slow)?;
     let before = before.unwrap_or_else(|| "not denied".into());
     audit!(who, "deny", range, before, known(&denial));
     if kill {
@@ -201,7 +191,7 @@ pub(super) async fn undeny(steering: &Steering, who: &Who, cidr: Cidr) -> Done<(
             Failure::NotFound(format!("{cidr} is not on the list"))
         });
     }
-    steering.order(Order::Deny).await.ok_or_else(registration::too_slow)?;
+    steering.order(Order::Deny).await.ok_or_else(too_slow)?;
     audit!(who, "undeny", cidr, "denied", "not denied");
     Ok(())
 }

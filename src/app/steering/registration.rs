@@ -2,14 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use super::changes::audit;
+use super::said::{audit, no_backend, unavailable};
 use super::{Steering, view};
 use crate::adapters::inbound::api::wire::{Drain, Field, Register, Registered, Renewed, State};
 use crate::adapters::inbound::api::{Done, Failure, Who};
 use crate::app::{unix_after, unix_now};
 use crate::clock;
 use crate::domain::backend::{BadRow, Ineligible, Number, RawRow};
-use crate::domain::ports::{Registry, RepositoryError};
+use crate::domain::ports::Registry;
 use crate::domain::{Backend, BackendId};
 
 /// How many heartbeats there are in the time that a lease lasts.
@@ -233,21 +233,4 @@ fn shown(backend: &Backend) -> String {
         backend.soft_limit,
         backend.hard_limit
     )
-}
-
-pub(super) fn no_backend(id: &str) -> Failure {
-    Failure::NotFound(format!("no backend {id:?} in the registry"))
-}
-
-/// What is said of a store that does not do what it is asked.
-pub(super) fn unavailable(steering: &Steering, error: &RepositoryError) -> Failure {
-    if steering.config.borrow().backends.is_some() {
-        return Failure::Conflict(error.to_string());
-    }
-    tracing::warn!("the control API: {error}");
-    Failure::Unavailable(error.to_string())
-}
-
-pub(super) fn too_slow() -> Failure {
-    Failure::Unavailable("it was not done in time; it may be yet".into())
 }

@@ -292,3 +292,16 @@ fn the_api_speaks_tls_and_asks_for_certificates_where_that_is_said() {
     let _ = plain.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP"), "nothing is said in the clear");
 }
+
+#[test]
+fn strangers_who_only_connect_to_the_api_take_no_descriptor_that_clients_need() {
+    let a = Backend::named("a");
+    let edge = site().backend(Row::new("a", a.addr())).descriptors(128).start();
+    let idle: Vec<TcpStream> =
+        (0..200).map_while(|_| TcpStream::connect(edge.api_addr()).ok()).collect();
+    assert!(idle.len() > 100, "only {} could connect", idle.len());
+    let clients: Vec<_> = (0..10).map(|_| edge.visit().expect("there is room")).collect();
+    assert_eq!(edge.api().get("/health").status, 200);
+    assert_eq!(edge.times_logged("descriptors"), 0, "{:?}", edge.log_so_far());
+    drop((idle, clients));
+}

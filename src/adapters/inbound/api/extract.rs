@@ -11,11 +11,9 @@ use axum::http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
-use super::failure::Failure;
+use super::failure::{Failure, MAX_BODY};
 use super::wire::Field;
 
-/// Longest body, in bytes.
-pub(super) const MAX_BODY: usize = 64 << 10;
 /// How long a client may take for it.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -7,6 +7,9 @@ use axum::response::{IntoResponse, Response};
 
 use super::wire::{Field, Problem};
 
+/// Longest body, in bytes.
+pub(super) const MAX_BODY: usize = 64 << 10;
+
 /// Why a request is not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -85,7 +88,7 @@ impl Failure {
             Self::Conflict(reason) => ("conflict", reason, Vec::new()),
             Self::Gone(reason) => ("gone", reason, Vec::new()),
             Self::TooLarge => {
-                let most = super::extract::MAX_BODY >> 10;
+                let most = MAX_BODY >> 10;
                 ("too_large", format!("the body is longer than {most} KiB"), Vec::new())
             }
             Self::Media => {

@@ -147,7 +147,7 @@ pub struct Backend {
     pub state: State,
     /// What they ask of it on this POP only.
     pub state_here: Option<State>,
-    /// For one that registered itself.
+    /// For one that registered itself, or of which an operator has asked something.
     pub lease: Option<Lease>,
     /// Whether it can be chosen now.
     pub eligible: bool,
@@ -159,9 +159,9 @@ pub struct Backend {
     pub active: u32,
     /// Connections kept ready.
     pub warm: u32,
-    /// What probes say: unknown, healthy or unhealthy; absent = it is not probed.
+    /// What probes say: unknown, healthy or unhealthy; absent = it is not probed, or takes no connections anyway.
     pub probe: Option<String>,
-    /// Its breaker: closed, `half_open` or open; absent = breakers are off.
+    /// Its breaker: closed, `half_open` or open; absent = breakers are off, or it takes no connections anyway.
     pub breaker: Option<String>,
     /// What an operator holds its breaker at: open or closed.
     pub breaker_held: Option<String>,
@@ -184,7 +184,7 @@ pub struct Backend {
 pub struct Lease {
     /// Counts registrations.
     pub generation: i64,
-    /// When it ends without another heartbeat, in seconds since the epoch.
+    /// When it ends without another heartbeat, in seconds since the epoch; absent = it lives without.
     pub expires_at: Option<i64>,
 }
 

@@ -25,7 +25,7 @@ use crate::domain::cidr::Cidr;
     (status = 401, description = "A token is needed", body = Problem),
     (status = 403, description = "This token may not", body = Problem),
     (status = 408, description = "The body did not come in time", body = Problem),
-    (status = 409, description = "It is a backend that did not register itself, or the registry is a file", body = Problem),
+    (status = 409, description = "It did not register itself, and this is the register token; another backend has the address; or the registry is a file", body = Problem),
     (status = 413, description = "The body is too long", body = Problem),
     (status = 415, description = "It is not said to be JSON", body = Problem),
     (status = 422, description = "A field cannot be as it is", body = Problem),
@@ -78,7 +78,7 @@ pub(super) async fn heartbeat(
     (status = 401, description = "A token is needed", body = Problem),
     (status = 403, description = "This token may not", body = Problem),
     (status = 404, description = "There is no such backend, or not any more", body = Problem),
-    (status = 409, description = "The registry is a file, or it is a backend that did not register itself", body = Problem),
+    (status = 409, description = "It did not register itself, and this is the register token; or the registry is a file", body = Problem),
     (status = 429, description = "Asked too often", body = Problem),
     (status = 503, description = "The registry cannot be written", body = Problem),
 ), security(("admin" = []), ("register" = [])))]
