@@ -306,7 +306,7 @@ impl Proxy {
         let Serving { client, peer, held, looked, is_new, phase, own, until, .. } = &mut **serving;
         let found = match *is_new && !held.is_empty() {
             true if held.starts_with(PREFACE) => {
-                *phase = Phase::Streams(Box::new(Streams::new(held)));
+                *phase = Phase::Streams(Box::new(Streams::new(held, now)));
                 *until = now + self.times.keep_alive_timeout;
                 return Step::Goes;
             }
@@ -321,14 +321,12 @@ impl Proxy {
             }
             Found::Whole(length) => {
                 *looked = 0;
-                let mut arrived = std::mem::take(held);
                 let mut fields = room();
-                match Request::read(&arrived[..length], &mut fields) {
+                match Request::read(&held[..length], &mut fields) {
                     Ok(request) => {
                         let whose = whose!(id, connection, peer);
                         *phase = Phase::Calls(self.ask(&whose, client, &request, own, now));
-                        arrived.drain(..length);
-                        *held = arrived;
+                        held.drain(..length);
                         return Step::Goes;
                     }
                     Err(bad) => bad,

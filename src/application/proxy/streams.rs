@@ -39,6 +39,8 @@ pub(super) struct Streams {
     /// How many more requests were taken back than answered.
     taken_back: u32,
     to_client: Out,
+    /// Whether some of an answer is in that.
+    has_answers: bool,
     /// Whether no more requests are taken, and whether the connection is over but for what is to be sent.
     leaving: bool,
     over: bool,
@@ -54,11 +56,19 @@ struct Asking {
 
 impl Streams {
     /// One of which the preface has arrived.
-    pub fn new(arrived: &[u8]) -> Self {
-        let session = Session::new();
-        session.arrived(arrived);
+    pub fn new(arrived: &[u8], now: Time) -> Self {
+        let mut session = Session::new();
+        session.arrived(arrived, now);
         let (calls, to_client) = (HashMap::default(), Out::default());
-        Self { session, calls, taken_back: 0, to_client, leaving: false, over: false }
+        Self {
+            session,
+            calls,
+            taken_back: 0,
+            to_client,
+            has_answers: false,
+            leaving: false,
+            over: false,
+        }
     }
 
     /// The number of a backend that has a request of this client's.
@@ -152,7 +162,7 @@ impl Proxy {
             name: name.as_deref(),
             peer,
         };
-        self.hear(streams, end, held)?;
+        self.hear(streams, end, held, now)?;
         let mut more = self.accept_streams(streams, &whose, end, own, now);
         self.turn_streams(streams, &whose, own, until, now);
         if self.forcing.is_some() && !streams.leaving {
@@ -162,14 +172,17 @@ impl Proxy {
         more |= self.accept_streams(streams, &whose, end, own, now);
         loop {
             if streams.to_client.is_empty() {
-                more |= streams.session.take_outgoing(&mut streams.to_client.bytes);
+                let taken = streams.session.take_outgoing(&mut streams.to_client.bytes);
+                streams.has_answers = taken.has_answers;
+                more |= taken.is_full;
             }
             if streams.to_client.is_empty() {
                 break;
             }
             let left = streams.to_client.left().len();
             let sent = streams.to_client.flush(end, false, &mut self.tools);
-            if streams.to_client.left().len() < left {
+            // Who is only told that it is heard has still asked for nothing.
+            if streams.to_client.left().len() < left && streams.has_answers {
                 *until = (*until).max(now + self.patience(streams));
             }
             match sent {
@@ -200,14 +213,20 @@ impl Proxy {
     }
 
     /// Reads what has come. What has and is not taken up keeps us from reading more.
-    fn hear(&mut self, streams: &Streams, end: &mut End, held: &mut Vec<u8>) -> Result<(), Reason> {
+    fn hear(
+        &mut self,
+        streams: &mut Streams,
+        end: &mut End,
+        held: &mut Vec<u8>,
+        now: Time,
+    ) -> Result<(), Reason> {
         if streams.session.has_arrived() {
             return Ok(());
         }
         held.clear();
         match read(end, held, &mut self.tools) {
             Ok(Arrived::Nothing) => {}
-            Ok(Arrived::More) => streams.session.arrived(held),
+            Ok(Arrived::More) => streams.session.arrived(held, now),
             Ok(Arrived::End) => {
                 streams.session.ended();
                 end.no_more();

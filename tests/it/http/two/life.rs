@@ -1,12 +1,16 @@
 //! The life of a connection of HTTP/2: its idle end, its limits of time, and a drain.
 
+use std::io::ErrorKind;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::frames::{GOAWAY, NO_ERROR, Outcome, Raw, asked, data, get, head};
+use super::frames::{
+    GOAWAY, NO_ERROR, Outcome, PING, Raw, SETTINGS, asked, data, frame, get, head, setting,
+};
 use crate::http::drain::drains;
 use crate::http::peers::{Origin, Then, before, ok, says};
+use crate::support::PATIENCE;
 
 #[test]
 fn a_drain_is_said_twice_and_what_is_under_way_is_answered() {
@@ -40,6 +44,27 @@ fn an_idle_connection_is_told_before_it_is_closed() {
     assert!(matches!(raw.get(1, "/"), Outcome::Answered(200, _)));
     assert!(raw.ends());
     assert_eq!(raw.goaways.last().map(|(_, error)| *error), Some(NO_ERROR));
+}
+
+#[test]
+fn frames_that_ask_for_nothing_keep_no_connection_open() {
+    let origin = Origin::named("a");
+    let edge = before(&origin).env("EDGEPROXY_HTTP_KEEP_ALIVE_TIMEOUT_SECS", "1").start();
+    for again in [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &setting(4, 65_535))] {
+        let mut raw = Raw::to(&edge);
+        assert!(matches!(raw.get(1, "/"), Outcome::Answered(200, _)));
+        let begun = Instant::now();
+        // Another ten times a second, between which whatever comes is read.
+        raw.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        while raw.goaways.is_empty() {
+            assert!(begun.elapsed() < PATIENCE, "type {} keeps it", again[3]);
+            match raw.next() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => raw.say(&again),
+                read => drop(read.expect("it is told before it ends")),
+            }
+        }
+        assert_eq!(raw.goaways[0].1, NO_ERROR);
+    }
 }
 
 #[test]
