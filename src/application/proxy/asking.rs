@@ -6,14 +6,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::made::{Made, forwarded_for, parent_of};
+use super::made::{Made, parent_of};
 use super::reusing::{Leg, Own};
 use super::snapshot::UnknownHost;
 use super::{HttpTimes, Proxy, Snapshot, connect, dial_tools, relaying, ticks};
 use crate::application::account::Reason;
 use crate::application::admission::TooOften;
 use crate::application::connect::{Connected, Dial, Greeting, Progress};
-use crate::application::http::{About, Answer, Asked, Exchange, Flow, Out, Said, request_head};
+use crate::application::http::{
+    About, Answer, Asked, Exchange, Flow, Hops, Out, Said, request_head,
+};
 use crate::application::locate::Location;
 use crate::application::relay::End;
 use crate::application::route::{self, Client, Routed};
@@ -220,7 +222,8 @@ impl Proxy {
         let given = request.field("traceparent").and_then(parent_of);
         let trace = given.unwrap_or_else(|| self.rng.u128(1..)).to_be_bytes();
         let trusted = !rules.trusted.is_empty() && rules.trusted.get(whose.client.ip()).is_some();
-        let client = if trusted { forwarded_for(request, &rules.trusted) } else { None };
+        let hops = trusted.then(|| Hops::told(request.fields, &rules.trusted));
+        let client = hops.as_ref().and_then(Hops::client);
         let client = client.map_or(whose.client, |ip| SocketAddr::new(ip, 0));
         let mut made = Made::of(request, client, trace, self.tools.spare.take(), now);
         let keeps = request.keeps_alive && request.framing == Framing::None;
@@ -240,7 +243,7 @@ impl Proxy {
             named: request.authority.map_or_else(named, |_| None),
             peer: whose.client.ip(),
             secured: end.tls().is_some(),
-            trusted,
+            hops: hops.as_ref(),
             trace: (trace, given.is_some()),
             parent: self.rng.u64(1..),
             version: request.version,

@@ -1,6 +1,6 @@
 //! What a request says, as far as it is told of or believed.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,7 +9,6 @@ use crate::application::http::{Said, request_line};
 use crate::application::locate::Location;
 use crate::application::upstreams::{AppTable, Upstream};
 use crate::domain::affinity::Key as AffinityKey;
-use crate::domain::cidr::CidrMap;
 use crate::domain::time::Time;
 use crate::infrastructure::http1::{Framing, Request, Version};
 
@@ -118,24 +117,4 @@ pub(super) fn parent_of(value: &[u8]) -> Option<u128> {
     }
     let trace = u128::from_str_radix(str::from_utf8(&value[3..35]).ok()?, 16).ok()?;
     (trace != 0 && value[36..52].iter().any(|digit| *digit != b'0')).then_some(trace)
-}
-
-/// Who asks, by what trusted hops have written: the last who is not one of them.
-pub(super) fn forwarded_for(request: &Request<'_, '_>, trusted: &CidrMap<()>) -> Option<IpAddr> {
-    let fields = request.fields.iter().rev();
-    let fields = fields.filter(|field| field.name.eq_ignore_ascii_case("x-forwarded-for"));
-    let mut first = None;
-    for field in fields {
-        for item in field.value.rsplit(|byte| *byte == b',') {
-            let text = str::from_utf8(item.trim_ascii()).ok()?;
-            // Some hops write the port as well.
-            let with_port = || text.parse().map(|addr: SocketAddr| addr.ip());
-            let ip = text.parse().or_else(|_| with_port()).ok()?;
-            if trusted.get(ip).is_none() {
-                return Some(ip);
-            }
-            first = Some(ip);
-        }
-    }
-    first
 }
