@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::made::{Made, parent_of};
+use super::made::{Made, Takes, trace_of};
 use super::reusing::{Leg, Own};
 use super::snapshot::UnknownHost;
 use super::{HttpTimes, Proxy, Snapshot, connect, dial_tools, relaying, ticks};
@@ -200,8 +200,14 @@ impl Call {
 
 impl Proxy {
     /// What becomes of a request that could not be told from others.
-    pub(super) fn refusal(&mut self, client: SocketAddr, answer: Answer, now: Time) -> Box<Call> {
-        let made = Made::unknown(client, self.rng.u128(1..).to_be_bytes(), now);
+    pub(super) fn refusal(
+        &mut self,
+        client: SocketAddr,
+        (answer, takes): (Answer, Takes),
+        now: Time,
+    ) -> Box<Call> {
+        let mut made = Made::unknown(client, self.rng.u128(1..).to_be_bytes(), now);
+        (made.said.json, made.said.to_head) = (takes.json, takes.to_head);
         let reason = if answer.status == 408 { Reason::RequestTimeout } else { Reason::BadRequest };
         let until = now + self.times.body_timeout;
         Box::new(Call::answered(made, answer, reason, until))
@@ -219,7 +225,7 @@ impl Proxy {
         let snapshot = self.shared.snapshot.load();
         self.times = snapshot.http.times;
         let (rules, times) = (&snapshot.http, self.times);
-        let given = request.field("traceparent").and_then(parent_of);
+        let given = trace_of(request);
         let trace = given.unwrap_or_else(|| self.rng.u128(1..)).to_be_bytes();
         let trusted = !rules.trusted.is_empty() && rules.trusted.get(whose.client.ip()).is_some();
         let hops = trusted.then(|| Hops::told(request.fields, &rules.trusted));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::asking::{Call, Came, Having, Peer, Told, Whose};
+use super::made::Takes;
 use super::relaying::Relaying;
 use super::reusing::{Leg, Own};
 use super::streams::Streams;
@@ -354,7 +355,7 @@ impl Proxy {
                 };
             }
         };
-        let answer = Answer::new(bad.status, bad.why);
+        let answer = (Answer::new(bad.status, bad.why), Takes::of_unread(held));
         *phase = Phase::Calls(self.refusal(connection.client, answer, now));
         Step::Goes
     }
@@ -421,10 +422,9 @@ impl Proxy {
 
     /// Refuses what is no request that could be told from others: the connection ends.
     fn refuse_request(&mut self, connection: &mut Connection, answer: Answer, now: Time) {
-        let client = connection.client;
-        let call = self.refusal(client, answer, now);
         let Stage::Serving(serving) = &mut connection.stage else { return };
-        serving.phase = Phase::Calls(call);
+        let takes = Takes::of_unread(&serving.held);
+        serving.phase = Phase::Calls(self.refusal(connection.client, (answer, takes), now));
     }
 
     /// Looks at the time.

@@ -10,6 +10,7 @@ use h2::{Reason as H2Reason, RecvStream};
 use http::request::Parts;
 
 use super::asking::{Call, Came, Whose};
+use super::made::Takes;
 use super::reusing::Own;
 use super::serving::{Phase, Serving};
 use super::{Connection, Proxy, Stage};
@@ -328,7 +329,10 @@ impl Proxy {
         let mut fields: [Field<'_>; MAX_HEADERS] = [httparse::EMPTY_HEADER; MAX_HEADERS];
         match request_of(parts, cookies.as_deref(), !body.is_end_stream(), &mut fields) {
             Ok(request) => self.ask(whose, end, &request, own, now),
-            Err(bad) => self.refusal(whose.client, Answer::new(bad.status, bad.why), now),
+            Err(bad) => {
+                let answer = Answer::new(bad.status, bad.why);
+                self.refusal(whose.client, (answer, Takes::of_http2(parts)), now)
+            }
         }
     }
 

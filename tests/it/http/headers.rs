@@ -319,6 +319,9 @@ fn a_trace_is_passed_on_or_begun_and_is_the_requests_name() {
         "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-extra\r\n",
         "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0\r\n",
         "traceparent: nonsense\r\n",
+        // Nobody knows which of two it is.
+        "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\ntracestate: a=b\r\n\
+         traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n",
     ] {
         once(&edge, &request("GET", "/2", wrong));
         let asked = origin.last();
