@@ -34,6 +34,10 @@ const JUST_NOW: Duration = Duration::from_secs(1);
 /// Requests that one client makes, or reads of what is behind its last, before others have their turn.
 const TURN: u32 = 16;
 
+/// Most empty lines that are left aside before a request: some clients send one behind a body (RFC 9112, 2.2).
+const MAX_EMPTY_LINES: u8 = 2;
+const EMPTY_LINE: &[u8] = b"\r\n";
+
 /// When nothing is looked at.
 const FAR_OFF: Time = Time::from_nanos(u64::MAX);
 
@@ -44,6 +48,8 @@ pub(super) struct Serving {
     /// What has arrived and is not done with.
     pub held: Vec<u8>,
     looked: usize,
+    /// Empty lines before the next request.
+    empty_lines: u8,
     /// Whether it may begin with the preface of HTTP/2.
     is_new: bool,
     pub phase: Phase,
@@ -74,6 +80,18 @@ impl Serving {
             Phase::Awaits => self.held.is_empty(),
             Phase::Streams(streams) => streams.is_idle(),
             Phase::Calls(_) | Phase::Lingers => false,
+        }
+    }
+
+    /// Leaves empty lines aside before a request, which is to be whole by then if it begins behind them.
+    fn skip_empty_lines(&mut self, by: Time) {
+        while self.held.starts_with(EMPTY_LINE) && self.empty_lines < MAX_EMPTY_LINES {
+            self.held.drain(..EMPTY_LINE.len());
+            self.empty_lines += 1;
+            (self.looked, self.is_new) = (0, false);
+            if !self.held.is_empty() {
+                self.until = by;
+            }
         }
     }
 
@@ -161,6 +179,7 @@ impl Proxy {
             peer: Peer { listener, told, bound: Cell::new(None) },
             held,
             looked: 0,
+            empty_lines: 0,
             is_new: true,
             phase: Phase::Awaits,
             own: None,
@@ -304,7 +323,9 @@ impl Proxy {
     /// Goes on until the head of a request is whole.
     fn await_head(&mut self, id: Key, connection: &mut Connection, now: Time) -> Step {
         let Stage::Serving(serving) = &mut connection.stage else { return Step::Waits };
-        let Serving { client, peer, held, looked, is_new, phase, own, until, .. } = &mut **serving;
+        serving.skip_empty_lines(now + self.times.header_timeout);
+        let Serving { client, peer, held, looked, is_new, phase, own, until, empty_lines, .. } =
+            &mut **serving;
         let found = match *is_new && !held.is_empty() {
             true if held.starts_with(PREFACE) => {
                 *phase = Phase::Streams(Box::new(Streams::new(held, now)));
@@ -328,6 +349,7 @@ impl Proxy {
                         let whose = whose!(id, connection, peer);
                         *phase = Phase::Calls(self.ask(&whose, client, &request, own, now));
                         held.drain(..length);
+                        *empty_lines = 0;
                         return Step::Goes;
                     }
                     Err(bad) => bad,
@@ -338,7 +360,8 @@ impl Proxy {
                 let was_empty = held.is_empty();
                 return match read(client, held, &mut self.tools) {
                     Ok(Arrived::More) => {
-                        if was_empty {
+                        // An empty line is not the beginning of one.
+                        if was_empty && !EMPTY_LINE.starts_with(held) {
                             *until = now + self.times.header_timeout;
                         }
                         Step::Goes
