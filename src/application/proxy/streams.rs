@@ -34,6 +34,7 @@ const MAX_TAKEN_BACK: u32 = 200;
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A connection of HTTP/2.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about a connection")]
 pub(super) struct Streams {
     session: Session,
     calls: HashMap<u32, Asking, BuildHasherDefault<KeyHasher>>,
@@ -42,6 +43,8 @@ pub(super) struct Streams {
     to_client: Out,
     /// Whether some of an answer is in that.
     has_answers: bool,
+    /// Whether its client says no more, which the library is not told as long as there is an answer to say.
+    half_closed: bool,
     /// Whether no more requests are taken, and whether the connection is over but for what is to be sent.
     leaving: bool,
     over: bool,
@@ -67,6 +70,7 @@ impl Streams {
             taken_back: 0,
             to_client,
             has_answers: false,
+            half_closed: false,
             leaving: false,
             over: false,
         }
@@ -85,6 +89,14 @@ impl Streams {
     /// Whether no request is under way, nor anything of an answer.
     pub fn is_idle(&self) -> bool {
         self.calls.is_empty() && self.to_client.is_empty() && !self.session.is_busy()
+    }
+
+    /// Whether its client has had all that it can have of which it says no more: every answer, or as many as
+    /// there can be where a body will not come to its end.
+    fn is_left(&self) -> bool {
+        let lacks =
+            |asking: &Asking| asking.call.waits_for_client() && !asking.stream.woken.is_noted();
+        self.half_closed && (self.is_idle() || self.calls.values().any(lacks))
     }
 
     /// Whether a request can go on.
@@ -199,6 +211,7 @@ impl Proxy {
             return Err(if is_all { Reason::ClientClosed } else { Reason::ClientReset });
         }
         more |= end.is_readable() || streams.session.has_arrived() || streams.is_woken();
+        more |= streams.is_left();
         if !more {
             // Who is silent holds nothing.
             self.tools.spare.give(std::mem::take(held));
@@ -224,12 +237,16 @@ impl Proxy {
         if streams.session.has_arrived() {
             return Ok(());
         }
+        if streams.is_left() {
+            streams.half_closed = false;
+            streams.session.ended();
+        }
         held.clear();
         match read(end, held, &mut self.tools) {
             Ok(Arrived::Nothing) => {}
             Ok(Arrived::More) => streams.session.arrived(held, now),
             Ok(Arrived::End) => {
-                streams.session.ended();
+                streams.half_closed = true;
                 end.no_more();
             }
             Err(_) => return Err(Reason::ClientReset),

@@ -139,6 +139,8 @@ fn what_is_no_answer_is_a_502_and_no_client_sees_any_of_it() {
         "HTTP/2 200\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nsecret",
         "HTTP/1.1 200 OK\r\nContent-Le",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nsecret\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n",
     ] {
         let origin = Origin::new(move |_, reader| {
             let _ = std::io::Write::write_all(&mut reader.stream, nonsense.as_bytes());

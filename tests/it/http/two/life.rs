@@ -1,16 +1,17 @@
 //! The life of a connection of HTTP/2: its idle end, its limits of time, and a drain.
 
 use std::io::ErrorKind;
+use std::net::Shutdown;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use super::frames::{
-    GOAWAY, NO_ERROR, Outcome, PING, Raw, SETTINGS, asked, data, frame, get, head, setting,
+    DATA, GOAWAY, NO_ERROR, Outcome, PING, Raw, SETTINGS, asked, data, frame, get, head, setting,
 };
 use crate::http::drain::drains;
 use crate::http::peers::{Origin, Then, before, ok, says};
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, eventually};
 
 #[test]
 fn a_drain_is_said_twice_and_what_is_under_way_is_answered() {
@@ -112,4 +113,46 @@ fn a_backend_that_breaks_off_ends_its_own_stream_only() {
     let mut raw = Raw::to(&edge);
     assert_eq!(raw.get(1, "/broken"), Outcome::Reset(2), "INTERNAL_ERROR");
     assert_eq!(raw.get(3, "/"), Outcome::Answered(200, "a".into()));
+}
+
+#[test]
+fn who_says_no_more_behind_a_whole_request_is_answered() {
+    let (more, rest) = channel::<()>();
+    let rest = Mutex::new(rest);
+    let origin = Origin::new(move |_, reader| {
+        let _ = rest.lock().unwrap().recv();
+        says(reader, ok("late"))
+    });
+    let edge = before(&origin).start();
+    let mut raw = Raw::to(&edge);
+    raw.say(get(1, "/"));
+    raw.say([head(3, &asked("POST", "/", &[]), false), data(3, "hello", true)].concat());
+    raw.stream.shutdown(Shutdown::Write).unwrap();
+    eventually("both are under way", || (origin.seen().len() == 2).then_some(()));
+    more.send(()).unwrap();
+    more.send(()).unwrap();
+    let mut ends = Vec::new();
+    while let Ok(read) = raw.next() {
+        if read.kind == DATA {
+            ends.push((read.stream, String::from_utf8(read.payload).unwrap()));
+        }
+    }
+    ends.retain(|(_, text)| !text.is_empty());
+    ends.sort();
+    assert_eq!(ends, [(1, "late".to_owned()), (3, "late".to_owned())]);
+}
+
+#[test]
+fn who_says_no_more_in_the_midst_of_a_body_is_gone() {
+    let origin = Origin::of_heads(|_, reader| {
+        let _ = reader.rest();
+        Then::Closes
+    });
+    let edge = before(&origin).start();
+    let mut raw = Raw::to(&edge);
+    raw.say([head(1, &asked("POST", "/", &[]), false), data(1, "hello", false)].concat());
+    eventually("it is under way", || (origin.seen().len() == 1).then_some(()));
+    raw.stream.shutdown(Shutdown::Write).unwrap();
+    assert!(matches!(raw.outcome(1), Outcome::Gone(_) | Outcome::Reset(_)));
+    assert!(edge.access_line("path=/ ").contains("reason=client_reset"));
 }
