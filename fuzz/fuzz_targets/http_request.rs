@@ -3,8 +3,9 @@
 
 #![no_main]
 
-use edgeproxy::application::http::{About, Flow, request_head, request_line};
-use edgeproxy::infrastructure::http1::{Found, Framing, Request, find, room};
+use edgeproxy::application::http::{About, Flow, Hops, request_head, request_line};
+use edgeproxy::domain::cidr::CidrMap;
+use edgeproxy::infrastructure::http1::{Field, Found, Framing, Request, find, room};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -23,20 +24,26 @@ fuzz_target!(|data: &[u8]| {
     let (head, behind) = data.split_at(length);
     let mut fields = room();
     let Ok(request) = Request::read(head, &mut fields) else { return };
-    passes_on(&request);
+    passes_on(&request, None);
+    passes_on(&request, Some(&Hops::told(request.fields, &trusted())));
     if request.framing != Framing::None {
         let at_once = body(request.framing, behind, behind.len());
         assert_eq!(at_once, body(request.framing, behind, 1), "byte by byte");
     }
 });
 
-/// What a backend gets is read as what was asked.
-fn passes_on(request: &Request<'_, '_>) {
+/// Some of all addresses.
+fn trusted() -> CidrMap<()> {
+    [("0.0.0.0/1".parse().unwrap(), ()), ("fd00::/8".parse().unwrap(), ())].into_iter().collect()
+}
+
+/// What a backend gets is read as what was asked, and both families of fields say the same of who asks.
+fn passes_on(request: &Request<'_, '_>, hops: Option<&Hops<'_>>) {
     let about = About {
         named: None,
         peer: [192, 0, 2, 1].into(),
         secured: false,
-        trusted: false,
+        hops,
         trace: ([1; 16], false),
         parent: 1,
         version: request.version,
@@ -54,6 +61,13 @@ fn passes_on(request: &Request<'_, '_>) {
     assert_eq!((again.method, again.framing), (request.method, request.framing));
     assert_eq!(again.target, request.target, "{path:?}");
     assert_eq!(again.authority, request.authority);
+    let told_by = |family: &str| {
+        let is_its = |field: &&Field<'_>| field.name.eq_ignore_ascii_case(family);
+        let fields: Vec<Field<'_>> = again.fields.iter().filter(is_its).copied().collect();
+        assert_eq!(fields.len(), 1, "{family}");
+        Hops::told(&fields, &trusted()).client()
+    };
+    assert_eq!(told_by("forwarded"), told_by("x-forwarded-for"));
 }
 
 /// What is passed on of a body that arrives in such pieces, and how much of it is left.

@@ -5,6 +5,7 @@ mod answer;
 mod exchange;
 mod flow;
 mod forward;
+mod hops;
 mod stream;
 
 pub use answer::{Answer, Said};
@@ -13,4 +14,5 @@ pub use flow::Flow;
 pub use forward::{
     About, Passed, answer_head, end_to_end, is_field_for_trailers, request_head, request_line,
 };
+pub use hops::Hops;
 pub use stream::{Stream, cookies, request_of};

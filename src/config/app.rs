@@ -86,13 +86,18 @@ pub(super) fn read(document: &Document<'_>, report: &mut Report) -> BTreeMap<App
         return BTreeMap::new();
     }
     let mut apps = BTreeMap::new();
-    let mut names: BTreeMap<HostPattern, String> = BTreeMap::new();
+    let (mut hosts, mut sni) = (BTreeMap::new(), BTreeMap::new());
     for (name, section) in Section::named(document, "app", report) {
         let config = app(&section, report);
-        for pattern in &config.sni {
-            if let Some(other) = names.insert(pattern.clone(), name.to_string()) {
-                let problem = format!("{pattern} leads to app.{other} already");
-                report.errors.push(section.error("sni", problem));
+        for (key, patterns, known) in
+            [("hosts", &config.hosts, &mut hosts), ("sni", &config.sni, &mut sni)]
+        {
+            for pattern in patterns {
+                let other: Option<String> = known.insert(pattern.clone(), name.to_string());
+                if let Some(other) = other {
+                    let problem = format!("{pattern} leads to app.{other} already");
+                    report.errors.push(section.error(key, problem));
+                }
             }
         }
         match name.parse() {

@@ -116,5 +116,9 @@ fn listener(section: &Section<'_>, report: &mut Report) -> Option<ListenerConfig
     if alpn.is_some() && tls != ListenerTls::Terminate {
         report.errors.push(section.error("alpn", "must be given with tls = true only"));
     }
+    if mode == Some(Mode::Http) && tls == ListenerTls::Passthrough {
+        let problem = "must not be http with tls = \"passthrough\": nothing is decrypted there";
+        report.errors.push(section.error("mode", problem));
+    }
     Some(ListenerConfig { addr: addr?.get().to_vec(), app, mode, proxy_protocol, tls, alpn })
 }

@@ -13,7 +13,7 @@ use std::mem::MaybeUninit;
 
 pub use body::{Chunks, Piece};
 pub use head::{Found, MAX_HEADERS, find};
-pub use request::{Request, Target, Version};
+pub use request::{Request, Target, Version, is_authority};
 pub use response::Response;
 
 /// One field of a head.

@@ -1,6 +1,9 @@
 //! HTTP/2 of a client (RFC 9113), by the library `h2`, which is polled by a worker: bytes go in and out by
 //! memory, and whoever is woken is noted, not run.
 
+mod budget;
+mod frames;
+
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
@@ -13,6 +16,10 @@ use h2::server::{Builder, Connection, Handshake, SendResponse};
 use h2::{Reason, RecvStream};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use self::budget::Budget;
+use self::frames::{DATA, Frames, HEADERS};
+use crate::domain::time::Time;
 
 /// What a client begins with (RFC 9113, 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -56,6 +63,15 @@ pub enum Polled {
     Over,
 }
 
+/// What is to be sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Whether it is so much that the library waits with more.
+    pub is_full: bool,
+    /// Whether some of an answer is in it.
+    pub has_answers: bool,
+}
+
 /// Whether somebody has been woken.
 #[derive(Debug, Default)]
 pub struct Woken(AtomicBool);
@@ -93,6 +109,7 @@ impl Session {
     #[must_use]
     pub fn new() -> Self {
         let wire = Wire::default();
+        wire.lock().heard = Frames::behind_preface();
         let mut builder = Builder::new();
         builder
             .max_concurrent_streams(MAX_STREAMS)
@@ -106,9 +123,24 @@ impl Session {
         Self { state, wire, woken: Arc::default() }
     }
 
-    /// Takes what has arrived.
-    pub fn arrived(&self, bytes: &[u8]) {
-        self.wire.lock().incoming.extend_from_slice(bytes);
+    /// Takes what has arrived. Whoever floods it with frames that ask for nothing is cut off (CVE-2019-9512
+    /// and others).
+    pub fn arrived(&mut self, bytes: &[u8], now: Time) {
+        let mut wire = self.wire.lock();
+        if wire.is_cut {
+            return;
+        }
+        let Buffers { heard, budget, .. } = &mut *wire;
+        budget.comes_at(now);
+        heard.follow(bytes, |frame| budget.heard(frame));
+        if !budget.is_overdrawn(now) {
+            return wire.incoming.extend_from_slice(bytes);
+        }
+        wire.is_cut = true;
+        wire.incoming.clear();
+        wire.from = 0;
+        drop(wire);
+        self.break_off(Reason::ENHANCE_YOUR_CALM);
     }
 
     /// Notes that nothing more will.
@@ -123,13 +155,13 @@ impl Session {
         wire.from < wire.incoming.len()
     }
 
-    /// Takes what is to be sent, in place of what `before` held. Whether it is so much that the library waits
-    /// with more.
-    pub fn take_outgoing(&self, before: &mut Vec<u8>) -> bool {
+    /// Takes what is to be sent, in place of what `before` held.
+    pub fn take_outgoing(&self, before: &mut Vec<u8>) -> Taken {
         let mut wire = self.wire.lock();
         before.clear();
         std::mem::swap(&mut wire.outgoing, before);
-        before.len() >= OUTGOING
+        let has_answers = std::mem::take(&mut wire.has_answers);
+        Taken { is_full: before.len() >= OUTGOING, has_answers }
     }
 
     /// Whether there is something of a request or an answer that has not come to its end.
@@ -184,8 +216,9 @@ impl Session {
 
     /// Ends it, with all that is under way.
     pub fn break_off(&mut self, reason: Reason) {
-        if let State::Open(connection) = &mut self.state {
-            connection.abrupt_shutdown(reason);
+        match &mut self.state {
+            State::Open(connection) => connection.abrupt_shutdown(reason),
+            State::Begins(_) | State::Over => self.state = State::Over,
         }
     }
 
@@ -212,6 +245,14 @@ struct Buffers {
     from: usize,
     ended: bool,
     outgoing: Vec<u8>,
+    /// Whether some of an answer is in that.
+    has_answers: bool,
+    /// Where frames begin, in what comes and in what goes, and how many of them may come.
+    heard: Frames,
+    said: Frames,
+    budget: Budget,
+    /// Whether nothing more is taken.
+    is_cut: bool,
 }
 
 impl Wire {
@@ -253,7 +294,14 @@ impl AsyncWrite for Wire {
         if room == 0 && !bytes.is_empty() {
             return Poll::Pending;
         }
-        wire.outgoing.extend_from_slice(&bytes[..room]);
+        let taken = &bytes[..room];
+        let Buffers { outgoing, has_answers, said, budget, .. } = &mut *wire;
+        *has_answers |= room > 0 && matches!(said.within(), Some(DATA | HEADERS));
+        said.follow(taken, |frame| {
+            *has_answers |= matches!(frame.kind, DATA | HEADERS);
+            budget.said(frame);
+        });
+        outgoing.extend_from_slice(taken);
         Poll::Ready(Ok(room))
     }
 

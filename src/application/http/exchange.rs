@@ -5,7 +5,7 @@ use rustix::io::Errno;
 
 use super::{Answer, Flow, Passed, Said, answer_head};
 use crate::application::relay::{End, Failed, Spares, Tools};
-use crate::infrastructure::http1::{Found, Framing, Response, find, room};
+use crate::infrastructure::http1::{Chunks, Found, Framing, Response, find, room};
 
 /// The longest head of a response, in bytes.
 const MAX_HEAD: usize = 64 << 10;
@@ -487,7 +487,7 @@ impl Exchange {
                 self.again = false;
                 self.looked = 0;
                 let mut held = std::mem::take(&mut self.held);
-                self.begin(&held[..length], asker, to_client)?;
+                self.begin(held.split_at(length), asker, to_client)?;
                 held.drain(..length);
                 self.held = held;
                 Ok(true)
@@ -495,10 +495,10 @@ impl Exchange {
         }
     }
 
-    /// Takes up the head of an answer.
+    /// Takes up the head of an answer, behind which there is already something.
     fn begin(
         &mut self,
-        head: &[u8],
+        (head, behind): (&[u8], &[u8]),
         asker: &mut impl Asker,
         to_client: &mut Out,
     ) -> Result<(), Turn> {
@@ -522,6 +522,9 @@ impl Exchange {
                 asker.begin(&response, passed, to_client).map_err(gone)?;
             }
             return Ok(());
+        }
+        if response.framing == Framing::Chunked && Chunks::default().next(behind).is_err() {
+            return Err(Turn::Nonsense("a body in chunks that begins with none"));
         }
         let framing = asker.framing(match response.framing {
             Framing::UntilClose | Framing::Chunked if asked.is_11 => Framing::Chunked,

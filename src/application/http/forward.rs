@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
+use super::hops::{Hops, write_asked, write_node};
 use crate::infrastructure::http1::{Field, Framing, Request, Response, Target, Version, elements};
 use crate::infrastructure::text::{push_hex, push_ip, push_number};
 
@@ -13,10 +14,11 @@ const PSEUDONYM: &str = "edge-proxy";
 
 /// Fields that are for one hop, besides those that `Connection` names. `Upgrade` is put back where it
 /// is granted.
-const HOP_BY_HOP: [&str; 8] = [
+const HOP_BY_HOP: [&str; 9] = [
     "connection",
     "keep-alive",
     "proxy-connection",
+    "proxy-authorization",
     "te",
     "trailer",
     "transfer-encoding",
@@ -43,27 +45,37 @@ const NOT_BEHIND: [&str; 14] = [
     "cache-control",
 ];
 
-/// What a client says of itself and of who asked before it, which is believed of nobody.
-const ABOUT_CLIENTS: [&str; 8] = [
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-proto",
-    "x-forwarded-server",
-    "x-forwarded-ssl",
+/// What is said of who asked, and how, which is written anew.
+const WRITTEN: [&str; 4] =
+    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+
+/// What all that is said of clients begins with that is not among the next.
+const ABOUT_CLIENTS: &str = "x-forwarded";
+
+/// By what other names hops say who asks. Only trusted ones may.
+const NAMES_OF_CLIENTS: [&str; 11] = [
     "x-real-ip",
+    "x-client-ip",
+    "true-client-ip",
+    "x-cluster-client-ip",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "fastly-client-ip",
+    "fly-client-ip",
+    "x-original-forwarded-for",
+    "x-envoy-external-address",
+    "x-azure-clientip",
 ];
 
 /// What a backend is told of a request besides what the client says.
 #[derive(Clone, Copy, Debug)]
-pub struct About {
+pub struct About<'a> {
     /// Who speaks to us.
     pub peer: IpAddr,
     /// Whether it came by TLS.
     pub secured: bool,
-    /// Whether it is believed what it says of who asked before it.
-    pub trusted: bool,
+    /// What it says of who asked before it, if it is believed.
+    pub hops: Option<&'a Hops<'a>>,
     /// Who is asked where the client does not say it: where it went.
     pub named: Option<SocketAddr>,
     /// By which the request is known (W3C Trace Context: 16 bytes, not all zero), and whether it says so
@@ -109,7 +121,7 @@ pub fn request_line(request: &Request<'_, '_>, out: &mut Vec<u8>) -> (Range<usiz
 }
 
 /// Writes the rest of it.
-pub fn request_head(request: &Request<'_, '_>, about: &About, out: &mut Vec<u8>) {
+pub fn request_head(request: &Request<'_, '_>, about: &About<'_>, out: &mut Vec<u8>) {
     match (request.authority, about.named) {
         (Some(_), _) => {}
         // HTTP/1.1 cannot do without.
@@ -121,7 +133,9 @@ pub fn request_head(request: &Request<'_, '_>, about: &About, out: &mut Vec<u8>)
     }
     for sent in end_to_end(request.fields) {
         let is = |name: &&str| sent.name.eq_ignore_ascii_case(name);
-        let is_said = is(&"host") || is_of(&ABOUT_CLIENTS, sent.name);
+        let is_said = is(&"host")
+            || is_of(&WRITTEN, sent.name)
+            || (about.hops.is_none() && is_about_clients(sent.name));
         // A trace that is none, and what belongs to it.
         let is_lost = !about.trace.1 && (is(&"traceparent") || is(&"tracestate"));
         if !is_said && !is_lost {
@@ -153,46 +167,30 @@ pub fn request_head(request: &Request<'_, '_>, about: &About, out: &mut Vec<u8>)
     out.extend_from_slice(b"\r\n");
 }
 
-/// Who asks, and how: after what trusted hops say of who asked them, in place of what others do.
-fn about_client(request: &Request<'_, '_>, about: &About, out: &mut Vec<u8>) {
-    let said = |name: &'static str| {
-        let fields = request.fields.iter().filter(|_| about.trusted);
-        fields.filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
-    };
-    let open = |out: &mut Vec<u8>, name: &'static str| {
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b": ");
-        for value in said(name) {
-            out.extend_from_slice(value);
-            out.extend_from_slice(b", ");
-        }
-    };
+/// Who asks, and how: after what trusted hops say of who asked them, in place of what others do. Both
+/// families say the same.
+fn about_client(request: &Request<'_, '_>, about: &About<'_>, out: &mut Vec<u8>) {
     let peer = about.peer.to_canonical();
-    let proto: &str = if about.secured { "https" } else { "http" };
-    open(out, "x-forwarded-for");
+    let itself = (Some(if about.secured { "https" } else { "http" }), request.authority);
+    let proto = about.hops.and_then(|hops| hops.proto).or(itself.0);
+    let host = about.hops.and_then(|hops| hops.host).or(itself.1);
+    out.extend_from_slice(b"x-forwarded-for: ");
+    if let Some(hops) = about.hops {
+        hops.write_addresses(out);
+    }
     push_ip(out, peer);
     out.extend_from_slice(b"\r\n");
-    for name in ["x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"] {
-        match (said(name).next(), name, request.authority) {
-            (Some(value), _, _) => field(out, name, &[value]),
-            (None, "x-forwarded-proto", _) => field(out, name, &[proto.as_bytes()]),
-            (None, "x-forwarded-host", Some(host)) => field(out, name, &[host.as_bytes()]),
-            _ => {}
+    for (name, value) in [("x-forwarded-proto", proto), ("x-forwarded-host", host)] {
+        if let Some(value) = value {
+            field(out, name, &[value.as_bytes()]);
         }
     }
-    open(out, "forwarded");
-    let (before, behind): (&[u8], &[u8]) =
-        if peer.is_ipv6() { (b"for=\"[", b"]\"") } else { (b"for=", b"") };
-    out.extend_from_slice(before);
-    push_ip(out, peer);
-    out.extend_from_slice(behind);
-    out.extend_from_slice(b";proto=");
-    out.extend_from_slice(proto.as_bytes());
-    if let Some(host) = request.authority {
-        out.extend_from_slice(b";host=\"");
-        out.extend_from_slice(host.as_bytes());
-        out.push(b'"');
-    }
+    out.extend_from_slice(b"forwarded: ");
+    let has_client = about.hops.is_some_and(|hops| hops.write_elements(out));
+    write_node(Some(peer), out);
+    // How the client has asked stands with the client.
+    let (proto, host) = if has_client { itself } else { (proto, host) };
+    write_asked(proto, host, out);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -269,16 +267,25 @@ pub fn end_to_end<'h, 'b>(fields: &'h [Field<'b>]) -> impl Iterator<Item = &'h F
 /// Whether a name is one of `known`, with `_` for `-` as well: to many a backend both are the same (RFC
 /// 3875, 4.1.18).
 fn is_of(known: &[&str], name: &str) -> bool {
+    known.iter().any(|known| known.len() == name.len() && begins_with(name, known))
+}
+
+/// Whether a name begins with `known`, in the same sense.
+fn begins_with(name: &str, known: &str) -> bool {
     let is_same = |(a, b): (u8, u8)| a.eq_ignore_ascii_case(&b) || (a == b'_' && b == b'-');
-    let is =
-        |known: &&str| known.len() == name.len() && name.bytes().zip(known.bytes()).all(is_same);
-    known.iter().any(is)
+    known.len() <= name.len() && name.bytes().zip(known.bytes()).all(is_same)
+}
+
+/// Whether a field says who asks, or how.
+fn is_about_clients(name: &str) -> bool {
+    begins_with(name, ABOUT_CLIENTS) || is_of(&NAMES_OF_CLIENTS, name)
 }
 
 /// Whether a field may stand behind a body.
 #[must_use]
 pub fn is_field_for_trailers(name: &str) -> bool {
-    ![&HOP_BY_HOP[..], &ABOUT_CLIENTS, &NOT_BEHIND].iter().any(|known| is_of(known, name))
+    !is_about_clients(name)
+        && ![&HOP_BY_HOP[..], &WRITTEN, &NOT_BEHIND].iter().any(|known| is_of(known, name))
 }
 
 fn line(out: &mut Vec<u8>, parts: &[&[u8]]) {

@@ -6,14 +6,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::made::{Made, forwarded_for, parent_of};
+use super::made::{Made, Takes, trace_of};
 use super::reusing::{Leg, Own};
 use super::snapshot::UnknownHost;
 use super::{HttpTimes, Proxy, Snapshot, connect, dial_tools, relaying, ticks};
 use crate::application::account::Reason;
 use crate::application::admission::TooOften;
 use crate::application::connect::{Connected, Dial, Greeting, Progress};
-use crate::application::http::{About, Answer, Asked, Exchange, Flow, Out, Said, request_head};
+use crate::application::http::{
+    About, Answer, Asked, Exchange, Flow, Hops, Out, Said, request_head,
+};
 use crate::application::locate::Location;
 use crate::application::relay::End;
 use crate::application::route::{self, Client, Routed};
@@ -198,8 +200,14 @@ impl Call {
 
 impl Proxy {
     /// What becomes of a request that could not be told from others.
-    pub(super) fn refusal(&mut self, client: SocketAddr, answer: Answer, now: Time) -> Box<Call> {
-        let made = Made::unknown(client, self.rng.u128(1..).to_be_bytes(), now);
+    pub(super) fn refusal(
+        &mut self,
+        client: SocketAddr,
+        (answer, takes): (Answer, Takes),
+        now: Time,
+    ) -> Box<Call> {
+        let mut made = Made::unknown(client, self.rng.u128(1..).to_be_bytes(), now);
+        (made.said.json, made.said.to_head) = (takes.json, takes.to_head);
         let reason = if answer.status == 408 { Reason::RequestTimeout } else { Reason::BadRequest };
         let until = now + self.times.body_timeout;
         Box::new(Call::answered(made, answer, reason, until))
@@ -217,10 +225,11 @@ impl Proxy {
         let snapshot = self.shared.snapshot.load();
         self.times = snapshot.http.times;
         let (rules, times) = (&snapshot.http, self.times);
-        let given = request.field("traceparent").and_then(parent_of);
+        let given = trace_of(request);
         let trace = given.unwrap_or_else(|| self.rng.u128(1..)).to_be_bytes();
         let trusted = !rules.trusted.is_empty() && rules.trusted.get(whose.client.ip()).is_some();
-        let client = if trusted { forwarded_for(request, &rules.trusted) } else { None };
+        let hops = trusted.then(|| Hops::told(request.fields, &rules.trusted));
+        let client = hops.as_ref().and_then(Hops::client);
         let client = client.map_or(whose.client, |ip| SocketAddr::new(ip, 0));
         let mut made = Made::of(request, client, trace, self.tools.spare.take(), now);
         let keeps = request.keeps_alive && request.framing == Framing::None;
@@ -240,7 +249,7 @@ impl Proxy {
             named: request.authority.map_or_else(named, |_| None),
             peer: whose.client.ip(),
             secured: end.tls().is_some(),
-            trusted,
+            hops: hops.as_ref(),
             trace: (trace, given.is_some()),
             parent: self.rng.u64(1..),
             version: request.version,

@@ -1,15 +1,16 @@
 //! What a request says, as far as it is told of or believed.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
+
+use http::request::Parts;
 
 use crate::application::account::Reason;
 use crate::application::http::{Said, request_line};
 use crate::application::locate::Location;
 use crate::application::upstreams::{AppTable, Upstream};
 use crate::domain::affinity::Key as AffinityKey;
-use crate::domain::cidr::CidrMap;
 use crate::domain::time::Time;
 use crate::infrastructure::http1::{Framing, Request, Version};
 
@@ -49,10 +50,9 @@ impl Made {
         let (path, host) = request_line(request, &mut head);
         let mut accepts =
             request.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("accept"));
-        let is_json = |word: &[u8]| word.eq_ignore_ascii_case(b"json");
         let said = Said {
             trace,
-            json: accepts.any(|field| field.value.windows(4).any(is_json)),
+            json: accepts.any(|field| names_json(field.value)),
             to_head: request.method == "HEAD",
             keeps: request.keeps_alive && request.framing == Framing::None,
         };
@@ -96,9 +96,50 @@ impl Made {
     }
 }
 
+/// How one is told that it is refused: as JSON or not, and without a body or with one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Takes {
+    pub json: bool,
+    pub to_head: bool,
+}
+
+impl Takes {
+    /// As far as a head says that could not be read, or of which not all has come.
+    pub fn of_unread(head: &[u8]) -> Self {
+        const ACCEPT: &[u8] = b"accept:";
+        let lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+        let json = lines.take_while(|line| !line.is_empty()).any(|line| {
+            let name = line.get(..ACCEPT.len());
+            name.is_some_and(|name| name.eq_ignore_ascii_case(ACCEPT)) && names_json(line)
+        });
+        Self { json, to_head: false }
+    }
+
+    /// As a request of HTTP/2 says.
+    pub fn of_http2(parts: &Parts) -> Self {
+        let json = parts.headers.get_all("accept").iter().any(|value| names_json(value.as_bytes()));
+        Self { json, to_head: parts.method == "HEAD" }
+    }
+}
+
+/// Whether kinds of content are named of which one is JSON.
+fn names_json(accepted: &[u8]) -> bool {
+    accepted.windows(4).any(|word| word.eq_ignore_ascii_case(b"json"))
+}
+
+/// The trace that a request goes on with: it says so once, for nobody knows which of two it is.
+pub(super) fn trace_of(request: &Request<'_, '_>) -> Option<u128> {
+    let fields = request.fields.iter();
+    let mut given = fields.filter(|field| field.name.eq_ignore_ascii_case("traceparent"));
+    match (given.next(), given.next()) {
+        (Some(only), None) => parent_of(only.value),
+        _ => None,
+    }
+}
+
 /// The trace of a `traceparent` that is well-formed (W3C Trace Context, 3.2): a version, 32 digits, 16
 /// digits and 2 digits, with `-` between them.
-pub(super) fn parent_of(value: &[u8]) -> Option<u128> {
+fn parent_of(value: &[u8]) -> Option<u128> {
     let is_hex = |bytes: &[u8]| {
         bytes.iter().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'))
     };
@@ -118,24 +159,4 @@ pub(super) fn parent_of(value: &[u8]) -> Option<u128> {
     }
     let trace = u128::from_str_radix(str::from_utf8(&value[3..35]).ok()?, 16).ok()?;
     (trace != 0 && value[36..52].iter().any(|digit| *digit != b'0')).then_some(trace)
-}
-
-/// Who asks, by what trusted hops have written: the last who is not one of them.
-pub(super) fn forwarded_for(request: &Request<'_, '_>, trusted: &CidrMap<()>) -> Option<IpAddr> {
-    let fields = request.fields.iter().rev();
-    let fields = fields.filter(|field| field.name.eq_ignore_ascii_case("x-forwarded-for"));
-    let mut first = None;
-    for field in fields {
-        for item in field.value.rsplit(|byte| *byte == b',') {
-            let text = str::from_utf8(item.trim_ascii()).ok()?;
-            // Some hops write the port as well.
-            let with_port = || text.parse().map(|addr: SocketAddr| addr.ip());
-            let ip = text.parse().or_else(|_| with_port()).ok()?;
-            if trusted.get(ip).is_none() {
-                return Some(ip);
-            }
-            first = Some(ip);
-        }
-    }
-    first
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::asking::{Call, Came, Having, Peer, Told, Whose};
+use super::made::Takes;
 use super::relaying::Relaying;
 use super::reusing::{Leg, Own};
 use super::streams::Streams;
@@ -33,6 +34,10 @@ const JUST_NOW: Duration = Duration::from_secs(1);
 /// Requests that one client makes, or reads of what is behind its last, before others have their turn.
 const TURN: u32 = 16;
 
+/// Most empty lines that are left aside before a request: some clients send one behind a body (RFC 9112, 2.2).
+const MAX_EMPTY_LINES: u8 = 2;
+const EMPTY_LINE: &[u8] = b"\r\n";
+
 /// When nothing is looked at.
 const FAR_OFF: Time = Time::from_nanos(u64::MAX);
 
@@ -43,6 +48,8 @@ pub(super) struct Serving {
     /// What has arrived and is not done with.
     pub held: Vec<u8>,
     looked: usize,
+    /// Empty lines before the next request.
+    empty_lines: u8,
     /// Whether it may begin with the preface of HTTP/2.
     is_new: bool,
     pub phase: Phase,
@@ -73,6 +80,18 @@ impl Serving {
             Phase::Awaits => self.held.is_empty(),
             Phase::Streams(streams) => streams.is_idle(),
             Phase::Calls(_) | Phase::Lingers => false,
+        }
+    }
+
+    /// Leaves empty lines aside before a request, which is to be whole by then if it begins behind them.
+    fn skip_empty_lines(&mut self, by: Time) {
+        while self.held.starts_with(EMPTY_LINE) && self.empty_lines < MAX_EMPTY_LINES {
+            self.held.drain(..EMPTY_LINE.len());
+            self.empty_lines += 1;
+            (self.looked, self.is_new) = (0, false);
+            if !self.held.is_empty() {
+                self.until = by;
+            }
         }
     }
 
@@ -160,6 +179,7 @@ impl Proxy {
             peer: Peer { listener, told, bound: Cell::new(None) },
             held,
             looked: 0,
+            empty_lines: 0,
             is_new: true,
             phase: Phase::Awaits,
             own: None,
@@ -303,10 +323,12 @@ impl Proxy {
     /// Goes on until the head of a request is whole.
     fn await_head(&mut self, id: Key, connection: &mut Connection, now: Time) -> Step {
         let Stage::Serving(serving) = &mut connection.stage else { return Step::Waits };
-        let Serving { client, peer, held, looked, is_new, phase, own, until, .. } = &mut **serving;
+        serving.skip_empty_lines(now + self.times.header_timeout);
+        let Serving { client, peer, held, looked, is_new, phase, own, until, empty_lines, .. } =
+            &mut **serving;
         let found = match *is_new && !held.is_empty() {
             true if held.starts_with(PREFACE) => {
-                *phase = Phase::Streams(Box::new(Streams::new(held)));
+                *phase = Phase::Streams(Box::new(Streams::new(held, now)));
                 *until = now + self.times.keep_alive_timeout;
                 return Step::Goes;
             }
@@ -321,14 +343,13 @@ impl Proxy {
             }
             Found::Whole(length) => {
                 *looked = 0;
-                let mut arrived = std::mem::take(held);
                 let mut fields = room();
-                match Request::read(&arrived[..length], &mut fields) {
+                match Request::read(&held[..length], &mut fields) {
                     Ok(request) => {
                         let whose = whose!(id, connection, peer);
                         *phase = Phase::Calls(self.ask(&whose, client, &request, own, now));
-                        arrived.drain(..length);
-                        *held = arrived;
+                        held.drain(..length);
+                        *empty_lines = 0;
                         return Step::Goes;
                     }
                     Err(bad) => bad,
@@ -339,7 +360,8 @@ impl Proxy {
                 let was_empty = held.is_empty();
                 return match read(client, held, &mut self.tools) {
                     Ok(Arrived::More) => {
-                        if was_empty {
+                        // An empty line is not the beginning of one.
+                        if was_empty && !EMPTY_LINE.starts_with(held) {
                             *until = now + self.times.header_timeout;
                         }
                         Step::Goes
@@ -356,7 +378,7 @@ impl Proxy {
                 };
             }
         };
-        let answer = Answer::new(bad.status, bad.why);
+        let answer = (Answer::new(bad.status, bad.why), Takes::of_unread(held));
         *phase = Phase::Calls(self.refusal(connection.client, answer, now));
         Step::Goes
     }
@@ -423,10 +445,9 @@ impl Proxy {
 
     /// Refuses what is no request that could be told from others: the connection ends.
     fn refuse_request(&mut self, connection: &mut Connection, answer: Answer, now: Time) {
-        let client = connection.client;
-        let call = self.refusal(client, answer, now);
         let Stage::Serving(serving) = &mut connection.stage else { return };
-        serving.phase = Phase::Calls(call);
+        let takes = Takes::of_unread(&serving.held);
+        serving.phase = Phase::Calls(self.refusal(connection.client, (answer, takes), now));
     }
 
     /// Looks at the time.

@@ -10,6 +10,7 @@ use h2::{Reason as H2Reason, RecvStream};
 use http::request::Parts;
 
 use super::asking::{Call, Came, Whose};
+use super::made::Takes;
 use super::reusing::Own;
 use super::serving::{Phase, Serving};
 use super::{Connection, Proxy, Stage};
@@ -33,12 +34,17 @@ const MAX_TAKEN_BACK: u32 = 200;
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A connection of HTTP/2.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about a connection")]
 pub(super) struct Streams {
     session: Session,
     calls: HashMap<u32, Asking, BuildHasherDefault<KeyHasher>>,
     /// How many more requests were taken back than answered.
     taken_back: u32,
     to_client: Out,
+    /// Whether some of an answer is in that.
+    has_answers: bool,
+    /// Whether its client says no more, which the library is not told as long as there is an answer to say.
+    half_closed: bool,
     /// Whether no more requests are taken, and whether the connection is over but for what is to be sent.
     leaving: bool,
     over: bool,
@@ -54,11 +60,20 @@ struct Asking {
 
 impl Streams {
     /// One of which the preface has arrived.
-    pub fn new(arrived: &[u8]) -> Self {
-        let session = Session::new();
-        session.arrived(arrived);
+    pub fn new(arrived: &[u8], now: Time) -> Self {
+        let mut session = Session::new();
+        session.arrived(arrived, now);
         let (calls, to_client) = (HashMap::default(), Out::default());
-        Self { session, calls, taken_back: 0, to_client, leaving: false, over: false }
+        Self {
+            session,
+            calls,
+            taken_back: 0,
+            to_client,
+            has_answers: false,
+            half_closed: false,
+            leaving: false,
+            over: false,
+        }
     }
 
     /// The number of a backend that has a request of this client's.
@@ -74,6 +89,14 @@ impl Streams {
     /// Whether no request is under way, nor anything of an answer.
     pub fn is_idle(&self) -> bool {
         self.calls.is_empty() && self.to_client.is_empty() && !self.session.is_busy()
+    }
+
+    /// Whether its client has had all that it can have of which it says no more: every answer, or as many as
+    /// there can be where a body will not come to its end.
+    fn is_left(&self) -> bool {
+        let lacks =
+            |asking: &Asking| asking.call.waits_for_client() && !asking.stream.woken.is_noted();
+        self.half_closed && (self.is_idle() || self.calls.values().any(lacks))
     }
 
     /// Whether a request can go on.
@@ -152,7 +175,7 @@ impl Proxy {
             name: name.as_deref(),
             peer,
         };
-        self.hear(streams, end, held)?;
+        self.hear(streams, end, held, now)?;
         let mut more = self.accept_streams(streams, &whose, end, own, now);
         self.turn_streams(streams, &whose, own, until, now);
         if self.forcing.is_some() && !streams.leaving {
@@ -162,14 +185,17 @@ impl Proxy {
         more |= self.accept_streams(streams, &whose, end, own, now);
         loop {
             if streams.to_client.is_empty() {
-                more |= streams.session.take_outgoing(&mut streams.to_client.bytes);
+                let taken = streams.session.take_outgoing(&mut streams.to_client.bytes);
+                streams.has_answers = taken.has_answers;
+                more |= taken.is_full;
             }
             if streams.to_client.is_empty() {
                 break;
             }
             let left = streams.to_client.left().len();
             let sent = streams.to_client.flush(end, false, &mut self.tools);
-            if streams.to_client.left().len() < left {
+            // Who is only told that it is heard has still asked for nothing.
+            if streams.to_client.left().len() < left && streams.has_answers {
                 *until = (*until).max(now + self.patience(streams));
             }
             match sent {
@@ -185,6 +211,7 @@ impl Proxy {
             return Err(if is_all { Reason::ClientClosed } else { Reason::ClientReset });
         }
         more |= end.is_readable() || streams.session.has_arrived() || streams.is_woken();
+        more |= streams.is_left();
         if !more {
             // Who is silent holds nothing.
             self.tools.spare.give(std::mem::take(held));
@@ -200,16 +227,26 @@ impl Proxy {
     }
 
     /// Reads what has come. What has and is not taken up keeps us from reading more.
-    fn hear(&mut self, streams: &Streams, end: &mut End, held: &mut Vec<u8>) -> Result<(), Reason> {
+    fn hear(
+        &mut self,
+        streams: &mut Streams,
+        end: &mut End,
+        held: &mut Vec<u8>,
+        now: Time,
+    ) -> Result<(), Reason> {
         if streams.session.has_arrived() {
             return Ok(());
+        }
+        if streams.is_left() {
+            streams.half_closed = false;
+            streams.session.ended();
         }
         held.clear();
         match read(end, held, &mut self.tools) {
             Ok(Arrived::Nothing) => {}
-            Ok(Arrived::More) => streams.session.arrived(held),
+            Ok(Arrived::More) => streams.session.arrived(held, now),
             Ok(Arrived::End) => {
-                streams.session.ended();
+                streams.half_closed = true;
                 end.no_more();
             }
             Err(_) => return Err(Reason::ClientReset),
@@ -309,7 +346,10 @@ impl Proxy {
         let mut fields: [Field<'_>; MAX_HEADERS] = [httparse::EMPTY_HEADER; MAX_HEADERS];
         match request_of(parts, cookies.as_deref(), !body.is_end_stream(), &mut fields) {
             Ok(request) => self.ask(whose, end, &request, own, now),
-            Err(bad) => self.refusal(whose.client, Answer::new(bad.status, bad.why), now),
+            Err(bad) => {
+                let answer = Answer::new(bad.status, bad.why);
+                self.refusal(whose.client, (answer, Takes::of_http2(parts)), now)
+            }
         }
     }
 

@@ -248,7 +248,8 @@ fn expects(fields: &[Field<'_>]) -> Result<(), Bad> {
 }
 
 /// Whether it is a host, or an address, with or without a port. There is no user (RFC 9110, 4.2.4).
-fn is_authority(text: &[u8]) -> bool {
+#[must_use]
+pub fn is_authority(text: &[u8]) -> bool {
     let (host, port) = match text.iter().rposition(|byte| *byte == b':') {
         Some(at) if !text[at..].contains(&b']') => (&text[..at], &text[at + 1..]),
         _ => (text, &b""[..]),

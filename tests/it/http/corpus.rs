@@ -515,11 +515,16 @@ fn line_ends(corpus: &mut Corpus) {
     }
     corpus.bad("LF alone throughout", whole.replace("\r\n", "\n"));
     corpus.bad("CR alone throughout", whole.replace("\r\n", "\r"));
-    for before in ["\r\n", "\r\n\r\n", "\n", "\r", " ", "\t", "\0", "\u{feff}", "\r\n\r\n\r\n\r\n"]
-    {
+    for before in ["\r\n", "\r\n\r\n"] {
+        let bytes = format!("{before}{whole}hello");
+        corpus.passed(format!("{before:?} before all"), bytes, "POST / web length hello");
+    }
+    for before in ["\r\n\r\n\r\n", "\r\n\n", "\r\n ", "\n", "\r", " ", "\t", "\0", "\u{feff}"] {
         corpus.bad(format!("{before:?} before all"), format!("{before}{whole}hello"));
     }
-    for between in ["\r\n", "\n", " ", "\0", "GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"] {
+    let behind = format!("{whole}hello\r\n");
+    corpus.passed("an empty line behind one", behind, "POST / web length hello");
+    for between in ["\n", "\r", " ", "\0", "GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"] {
         let bytes = format!("{whole}hello{between}");
         corpus.then_bad(format!("{between:?} behind one"), bytes, "POST / web length hello");
     }

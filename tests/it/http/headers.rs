@@ -35,6 +35,7 @@ fn what_is_for_one_hop_stays_there_both_ways() {
         "x-mine",
         "x-other",
         "proxy-connection",
+        "proxy-authorization",
         "upgrade",
         "te",
         "transfer-encoding",
@@ -125,8 +126,130 @@ fn what_a_trusted_peer_says_of_clients_is_kept_and_the_peer_put_behind_it() {
     assert_eq!(asked.field("x-forwarded-proto"), Some("https"));
     assert_eq!(asked.field("x-forwarded-host"), Some("said.example"));
     assert_eq!(asked.field("x-forwarded-port"), Some("444"));
-    let forwarded = asked.all("forwarded").join(", ");
-    assert_eq!(forwarded, "for=203.0.113.7;proto=https, for=127.0.0.1;proto=http;host=\"web\"");
+    // Both families say the same: the younger is written anew.
+    let client = "for=198.51.100.3;proto=https;host=\"said.example\"";
+    assert_eq!(
+        asked.field("forwarded").unwrap(),
+        format!("for=203.0.113.7, {client}, for=127.0.0.9, for=127.0.0.1;proto=http;host=\"web\"")
+    );
+}
+
+#[test]
+fn what_a_trusted_peer_says_in_the_standard_field_counts_as_much() {
+    let origin = Origin::named("a");
+    let edge = before(&origin)
+        .with_geography()
+        .env("EDGEPROXY_HTTP_TRUSTED", "127.0.0.1, 10.0.0.0/8")
+        .env("EDGEPROXY_DENY", "6.6.6.0/24")
+        .start();
+    let itself = "for=127.0.0.1;proto=http;host=\"web\"";
+    for (number, (said, client, country, addresses, elements)) in [
+        (
+            "Forwarded: for=127.0.2.5;proto=https;host=pub.example",
+            "127.0.2.5",
+            "DE",
+            "127.0.2.5, 127.0.0.1",
+            "for=127.0.2.5;proto=https;host=\"pub.example\", ",
+        ),
+        (
+            "Forwarded: for=6.6.6.6\r\nForwarded: for=\"127.0.3.1:4711\", for=10.1.1.1;proto=http",
+            "127.0.3.1",
+            "JP",
+            "6.6.6.6, 127.0.3.1, 10.1.1.1, 127.0.0.1",
+            "for=6.6.6.6, for=127.0.3.1, for=10.1.1.1, ",
+        ),
+        (
+            "Forwarded: for=\"[2001:db8::7]:4711\"",
+            "[2001:db8::7]",
+            "-",
+            "2001:db8::7, 127.0.0.1",
+            "for=\"[2001:db8::7]\", ",
+        ),
+        // Nobody knows who that is: whoever says so is the client.
+        (
+            "Forwarded: for=127.0.2.5, for=_hidden, for=10.1.1.1",
+            "10.1.1.1",
+            "-",
+            "127.0.2.5, unknown, 10.1.1.1, 127.0.0.1",
+            "for=127.0.2.5, for=unknown, for=10.1.1.1, ",
+        ),
+        ("Forwarded: for=\"127.0.2.5", "127.0.0.1", "-", "127.0.0.1", ""),
+        // Hops that write the older only pass on what anybody says in the other.
+        (
+            "Forwarded: for=6.6.6.6\r\nX-Forwarded-For: 127.0.2.5",
+            "127.0.2.5",
+            "DE",
+            "127.0.2.5, 127.0.0.1",
+            "for=127.0.2.5, ",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = format!("/{number}");
+        once(&edge, &request("GET", &path, &format!("{said}\r\n")));
+        let asked = origin.last();
+        assert_eq!(asked.path(), path, "{said}");
+        assert_eq!(asked.field("x-forwarded-for"), Some(addresses), "{said}");
+        let has_proto = elements.contains("proto");
+        let (proto, host) = if has_proto { ("https", "pub.example") } else { ("http", "web") };
+        assert_eq!(asked.field("x-forwarded-proto"), Some(proto), "{said}");
+        assert_eq!(asked.field("x-forwarded-host"), Some(host), "{said}");
+        assert_eq!(asked.field("forwarded"), Some(&*format!("{elements}{itself}")), "{said}");
+        let line = edge.access_line(&format!(" path={path} "));
+        assert!(line.contains(&format!("client={client}:")), "{client} of {said:?}: {line}");
+        assert!(line.contains(&format!("country={country} ")), "{country} of {said:?}: {line}");
+    }
+    let denied = once(&edge, &request("GET", "/", "Forwarded: for=6.6.6.6;proto=https\r\n"));
+    assert_eq!(denied.status(), 403);
+    // How it came to the peer is said where no client is.
+    once(&edge, &request("GET", "/", "X-Forwarded-Proto: https\r\n"));
+    assert_eq!(origin.last().field("forwarded"), Some("for=127.0.0.1;proto=https;host=\"web\""));
+}
+
+/// Names by which hops say who asks, and how.
+const NAMES: [&str; 18] = [
+    "Forwarded",
+    "X-Forwarded",
+    "X-Forwarded-For",
+    "X_Forwarded_For",
+    "X-Forwarded-Prefix",
+    "X-Forwarded_Scheme",
+    "X-Forwarded-User",
+    "X-Forwarded-Client-Cert",
+    "x-forwarded-port",
+    "X-Original-Forwarded-For",
+    "X-Real-IP",
+    "X_Real_IP",
+    "X-Client-IP",
+    "True-Client-IP",
+    "X-Cluster-Client-IP",
+    "CF-Connecting-IP",
+    "Fastly-Client-IP",
+    "Fly-Client-IP",
+];
+
+#[test]
+fn by_whatever_name_an_untrusted_peer_says_who_asks_it_is_taken_out() {
+    let origin = Origin::named("a");
+    let edge = before(&origin).env("EDGEPROXY_HTTP_TRUSTED", "127.0.0.2").start();
+    let fields = NAMES.map(|name| format!("{name}: evil\r\n")).concat();
+    once(&edge, &request("GET", "/", &format!("{fields}X-Forward: kept\r\n")));
+    let asked = origin.last();
+    assert!(!format!("{asked:?}").contains("evil"), "{asked:?}");
+    assert_eq!(asked.field("x-forward"), Some("kept"));
+    // Nor do they come behind a body.
+    let chunks = format!("1\r\nx\r\n0\r\n{fields}X-Sum: 1\r\n\r\n");
+    once(&edge, &(request("POST", "/", "Transfer-Encoding: chunked\r\n") + &chunks));
+    assert_eq!(origin.last().trailers, [("X-Sum".to_owned(), "1".to_owned())]);
+    // Whose word counts may use them, but for what is written anew.
+    Asking::from("127.0.0.2", &edge).ask(&request("GET", "/", &fields));
+    let asked = origin.last();
+    let passed: Vec<&str> =
+        asked.fields.iter().filter(|(_, value)| value == "evil").map(|(name, _)| &**name).collect();
+    let anew = ["Forwarded", "X-Forwarded-For", "X_Forwarded_For"];
+    let expected: Vec<&str> = NAMES.into_iter().filter(|name| !anew.contains(name)).collect();
+    assert_eq!(passed, expected);
 }
 
 #[test]
@@ -196,6 +319,9 @@ fn a_trace_is_passed_on_or_begun_and_is_the_requests_name() {
         "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-extra\r\n",
         "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0\r\n",
         "traceparent: nonsense\r\n",
+        // Nobody knows which of two it is.
+        "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\ntracestate: a=b\r\n\
+         traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n",
     ] {
         once(&edge, &request("GET", "/2", wrong));
         let asked = origin.last();

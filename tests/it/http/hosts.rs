@@ -100,6 +100,29 @@ fn a_new_host_is_known_after_a_reload_on_connections_that_are_open() {
     assert_eq!(asks_of(&mut client, "blog.example").0, 421);
 }
 
+#[test]
+fn a_host_of_two_apps_is_an_error_and_so_is_http_where_nothing_is_decrypted() {
+    for (text, expected) in [
+        (
+            "[app.web]\nhosts = [\"x.test\"]\n[app.b]\nhosts = [\"y.test\", \"X.TEST.\"]",
+            "config.toml:4:9: app.b.hosts = [\"y.test\", \"X.TEST.\"]: x.test leads to app.web already",
+        ),
+        (
+            "[[listener]]\naddr = \"127.0.0.1:0\"\ntls = \"passthrough\"\nmode = \"http\"",
+            "config.toml:4:8: listener.mode = \"http\": must not be http with tls = \"passthrough\"",
+        ),
+    ] {
+        let failed = site().toml(text).prepared().run(&["check"]);
+        assert_eq!(failed.code, Some(78), "{failed:?}");
+        assert!(failed.err.contains(expected), "{expected} in {}", failed.err);
+    }
+    // A name and all below another are two, and so is what clients of TLS ask for.
+    let fine =
+        "[app.web]\nhosts = [\"x.test\"]\n[app.b]\nhosts = [\"*.x.test\"]\nsni = [\"x.test\"]";
+    let checked = site().toml(fine).prepared().run(&["check"]);
+    assert!(!checked.err.contains("already"), "{checked:?}");
+}
+
 /// Three backends, and clients that keep theirs.
 fn with_affinity(origins: &[Origin]) -> Site {
     let mut at = site().env("EDGEPROXY_BINDING_TTL_SECS", "600");

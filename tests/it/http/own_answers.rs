@@ -55,6 +55,39 @@ fn an_error_is_short_in_the_form_that_its_client_takes_and_has_the_requests_id()
 }
 
 #[test]
+fn what_is_no_request_is_refused_in_the_form_that_its_client_takes() {
+    let origin = Origin::named("a");
+    let edge = before(&origin).start();
+    for (head, status) in [
+        ("GET / HTTP/1.1\r\nAccept: application/json\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nACCEPT:text/html,application/json\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+        (
+            "POST / HTTP/1.1\r\nAccept: application/json\r\nHost: a\r\nContent-Length: 1\r\n\
+             Content-Length: 2\r\n\r\n",
+            400,
+        ),
+        ("GET / HTTP/1.1\nAccept: application/json\nHost: a\n\n", 400),
+        ("GET / HTTP/1.1\r\nAccept: application/json\r\nHost: a\r\nExpect: z\r\n\r\n", 417),
+        ("GET / HTTP/3.0\r\nAccept: application/json\r\nHost: a\r\n\r\n", 505),
+    ] {
+        let answer = once(&edge, head);
+        assert_eq!(answer.status(), status, "{head:?}");
+        assert_eq!(answer.field("content-type"), Some("application/json"), "{head:?}");
+        let body: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        assert_eq!(body["status"], status, "{head:?}");
+        edge.access_line(&id_of(&answer));
+    }
+    for head in [
+        "GET / HTTP/1.1\r\nX-Accept: application/json\r\n\r\n",
+        "GET / HTTP/1.1\r\nAccept: text/html\r\n\r\nAccept: application/json\r\n\r\n",
+        "nonsense\n\n",
+    ] {
+        let answer = once(&edge, head);
+        assert_eq!(answer.field("content-type"), Some("text/plain; charset=utf-8"), "{head:?}");
+    }
+}
+
+#[test]
 fn a_head_has_the_fields_and_not_the_body() {
     let port = Refusing::new();
     let edge = dead(&port);
@@ -106,6 +139,8 @@ fn what_is_no_answer_is_a_502_and_no_client_sees_any_of_it() {
         "HTTP/2 200\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nsecret",
         "HTTP/1.1 200 OK\r\nContent-Le",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nsecret\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n",
     ] {
         let origin = Origin::new(move |_, reader| {
             let _ = std::io::Write::write_all(&mut reader.stream, nonsense.as_bytes());

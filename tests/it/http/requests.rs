@@ -287,3 +287,52 @@ fn a_head_in_any_pieces_is_the_same_head() {
         );
     }
 }
+
+#[test]
+fn an_empty_line_before_a_request_is_left_aside_and_many_are_not() {
+    let origin = Origin::named("a");
+    let edge = before(&origin).env("EDGEPROXY_HTTP_KEEP_ALIVE_TIMEOUT_SECS", "600").start();
+    let mut client = Asking::to(&edge);
+    // Before the first, behind a body, and in pieces.
+    client.say(format!("\r\n{}", get("/1")));
+    assert_eq!(client.answer("GET").unwrap().status(), 200);
+    client.say(request("POST", "/2", "Content-Length: 1\r\n") + "x\r\n" + &get("/3"));
+    assert_eq!(client.answer("POST").unwrap().status(), 200);
+    assert_eq!(client.answer("GET").unwrap().status(), 200);
+    for piece in ["\r", "\n\r", "\nGET /4 HT"] {
+        client.say(piece);
+    }
+    client.say("TP/1.1\r\nHost: web\r\n\r\n");
+    assert_eq!(client.answer("GET").unwrap().status(), 200);
+    let paths: Vec<String> =
+        origin.seen().iter().map(|seen| seen.message.path().to_owned()).collect();
+    assert_eq!(paths, ["/1", "/2", "/3", "/4"]);
+    client.say(format!("\r\n\r\n\r\n{}", get("/5")));
+    assert_eq!(client.answer("GET").unwrap().status(), 400);
+    client.ends();
+
+    // Nothing else goes before one.
+    for before in ["\n", "\r", " \r\n", "\r\n ", "\r\n\n", "\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        let mut client = Asking::to(&edge);
+        client.say(format!("{before}{}", get("/6")));
+        let status = client.answer("GET").unwrap().status();
+        assert!(matches!(status, 400 | 505), "{status} to {before:?}");
+    }
+    assert_eq!(origin.seen().len(), 4);
+}
+
+#[test]
+fn empty_lines_keep_no_connection_open() {
+    let origin = Origin::named("a");
+    let edge = before(&origin).env("EDGEPROXY_HTTP_KEEP_ALIVE_TIMEOUT_SECS", "1").start();
+    let mut client = Asking::to(&edge);
+    client.get("/");
+    client.say("\r\n");
+    client.ends();
+    // A head that has begun behind one has its own time.
+    let edge = before(&origin).env("EDGEPROXY_HTTP_HEADER_TIMEOUT_SECS", "1").start();
+    let mut client = Asking::to(&edge);
+    client.get("/");
+    client.say("\r\nGET / HT");
+    assert_eq!(client.answer("GET").unwrap().status(), 408);
+}

@@ -421,3 +421,24 @@ fn windows_of_any_size_will_do() {
         }
     });
 }
+
+#[test]
+fn what_is_refused_is_said_in_the_form_that_its_client_takes() {
+    let origin = Origin::named("a");
+    let edge = before(&origin).start();
+    running(async {
+        let asks = connect(&edge).await;
+        for (method, length) in [("GET", true), ("HEAD", false)] {
+            let mut request = request(method, "/");
+            let fields = request.headers_mut();
+            fields.insert("accept", "application/json".parse().unwrap());
+            fields.insert("expect", "z".parse().unwrap());
+            let answer = fetch(&asks, request).await.unwrap();
+            assert_eq!(
+                (answer.status, answer.field("content-type")),
+                (417, Some("application/json"))
+            );
+            assert_eq!(!answer.body.is_empty(), length, "{method}");
+        }
+    });
+}

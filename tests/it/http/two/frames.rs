@@ -28,6 +28,7 @@ pub const PRIORITIZED: u8 = 32;
 /// Codes of errors.
 pub const NO_ERROR: u32 = 0;
 pub const CANCEL: u32 = 8;
+pub const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// A field, as bytes.
 pub type Field = (Vec<u8>, Vec<u8>);
