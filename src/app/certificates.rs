@@ -247,6 +247,12 @@ impl<'a> Reader<'a> {
                 let reason = format!("has expired on {}", standing::date(pair.not_after()));
                 return Err(BadFile::new(cert, reason));
             }
+            // Looked at again and again: it takes its place when its time comes.
+            let is_early = is_news && pair.not_before() > self.now;
+            if is_early && old.is_some_and(|old| old.not_after() >= self.now) {
+                let reason = format!("is not valid before {}", standing::date(pair.not_before()));
+                return Err(BadFile::new(cert, reason));
+            }
             Ok(pair)
         });
         match read {

@@ -302,6 +302,22 @@ fn an_expired_one_is_shown_at_the_start_and_takes_nobodys_place() {
 }
 
 #[test]
+fn one_that_is_not_valid_yet_waits_until_it_is_while_the_other_is() {
+    let place = Place::new();
+    place.pair("a", &["a.test"]);
+    let toml = "[tls]\ncert = \"@/a.crt\"\nkey = \"@/a.key\"\n";
+    let first = place.read(toml, None);
+    let mut params = params(&["a.test"]);
+    params.not_before = date_time_ymd(2126, 1, 1);
+    params.not_after = date_time_ymd(2127, 1, 1);
+    place.made("a", &params);
+    let second = place.read(toml, Some(&first));
+    assert_eq!(reasons(&second), [("a.crt: is not valid before 2126-01-01".into(), false)]);
+    assert!(second.certificates.is(&first.certificates));
+    assert!(place.read(toml, None).check().is_ok(), "a start shows what there is");
+}
+
+#[test]
 fn two_weeks_before_its_end_and_before_its_beginning_a_certificate_is_doubtful() {
     let place = Place::new();
     let mut params = params(&["a.test"]);
