@@ -49,12 +49,15 @@ pub fn find(bytes: &[u8], from: usize) -> Found {
     Found::More(at)
 }
 
-/// How many bytes at least are neither control characters nor the end of a line: looked at in blocks, which the
-/// compiler makes one comparison of.
+/// How many bytes are neither control characters nor the end of a line, at least one: looked at in blocks, which
+/// the compiler makes one comparison of, and in the first that has another byte by byte.
 fn plain(bytes: &[u8]) -> usize {
     const BLOCK: usize = 16;
-    let odd = |byte: &u8| u8::from(*byte < b' ') | u8::from(*byte == 0x7f);
-    let is_plain = |block: &&[u8; BLOCK]| block.iter().fold(0, |any, byte| any | odd(byte)) == 0;
+    let is_odd = |byte: &u8| *byte < b' ' || *byte == 0x7f;
+    let is_plain =
+        |block: &&[u8; BLOCK]| block.iter().fold(0, |any, byte| any | u8::from(is_odd(byte))) == 0;
     let (blocks, _) = bytes.as_chunks::<BLOCK>();
-    (blocks.iter().take_while(is_plain).count() * BLOCK).max(1)
+    let whole = blocks.iter().take_while(is_plain).count() * BLOCK;
+    let rest = bytes[whole..].iter().take_while(|byte| !is_odd(byte)).count();
+    (whole + rest).max(1)
 }
