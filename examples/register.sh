@@ -11,6 +11,13 @@ set -eu
     exit 2
 }
 id=$1 app=$2 region=$3 ip=$4 port=$5
+# It stands in paths.
+case $id in
+*[!A-Za-z0-9._-]*)
+    echo "ID $id: must be letters, digits, dots, underscores and dashes" >&2
+    exit 2
+    ;;
+esac
 api=${EDGEPROXY_API:-http://127.0.0.1:8081}/api/v1
 
 # The token goes in by standard input: arguments are there for everybody to see.
@@ -19,22 +26,29 @@ ask() {
         curl --config - --silent --max-time 10 "$@"
 }
 
-# Prints how often to send a heartbeat.
+# Prints what is answered: how often to send a heartbeat is in it.
 register() {
-    ask --fail-with-body --json "{\"id\":\"$id\",\"app\":\"$app\",\"region\":\"$region\",\"ip\":\"$ip\",\"port\":$port}" \
-        "$api/register" | sed -n 's/.*"heartbeat_every_secs":\([0-9]*\).*/\1/p'
+    ask --json "{\"id\":\"$id\",\"app\":\"$app\",\"region\":\"$region\",\"ip\":\"$ip\",\"port\":$port}" \
+        "$api/register"
 }
 
 leave() {
     trap - EXIT INT TERM
-    ask --request DELETE --output /dev/null "$api/backends/$id"
-    echo "$id is off"
+    status=$(ask --request DELETE --output /dev/null --write-out '%{http_code}' "$api/backends/$id") || status=000
+    case $status in
+    200 | 404) echo "$id is off" ;;
+    *)
+        echo "$id could not be taken off: $status" >&2
+        exit 1
+        ;;
+    esac
     exit 0
 }
 
-every=$(register)
+answer=$(register) || answer="no answer from $api"
+every=$(printf '%s' "$answer" | sed -n 's/.*"heartbeat_every_secs":\([0-9]*\).*/\1/p')
 [ -n "$every" ] || {
-    echo "$id was not registered" >&2
+    echo "$id was not registered: $answer" >&2
     exit 1
 }
 trap leave EXIT INT TERM

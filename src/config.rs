@@ -36,7 +36,7 @@ pub use log_filter::LogFilter;
 pub use number::{Seconds, Whole};
 pub use parts::ListenerConfig;
 pub use resolve::{Effective, Origin};
-pub use secret::Secret;
+pub use secret::{MASK, Secret};
 pub use setting::Setting;
 pub use source::Source;
 pub use table::{Settings, TABLE};

@@ -29,9 +29,16 @@ impl Closings {
         Self { due: HashMap::new(), workers }
     }
 
-    /// Closes what is open at a backend after a while, if it still takes no connections then.
-    pub fn close_after(&mut self, id: BackendId, wait: Duration, now: Time) {
-        self.due.insert(id, Closing { at: Some(now + wait), asked: true });
+    /// Closes what is open at a backend after a while, if it still takes no connections then; `None` takes
+    /// such a word back.
+    pub fn close_after(&mut self, id: BackendId, wait: Option<Duration>, now: Time) {
+        match wait {
+            Some(wait) => drop(self.due.insert(id, Closing { at: Some(now + wait), asked: true })),
+            None if self.due.get(&id).is_some_and(|closing| closing.asked) => {
+                self.due.remove(&id);
+            }
+            None => {}
+        }
     }
 
     /// Follows what is asked of backends: one that is in maintenance is closed after the drain

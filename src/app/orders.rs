@@ -20,8 +20,8 @@ pub(super) enum Order {
     Reload(oneshot::Sender<Result<Reloaded, Vec<String>>>),
     /// To ask something of a backend on this POP only.
     AskHere(BackendId, AdminState, oneshot::Sender<()>),
-    /// To close what is open at a backend after a while.
-    CloseAfter(BackendId, Duration),
+    /// To close what is open at a backend after a while; `None` = as is usual for what is asked of it.
+    CloseAfter(BackendId, Option<Duration>),
     /// To go by the deny list as it is now.
     Deny(oneshot::Sender<()>),
 }
@@ -56,6 +56,7 @@ impl Control {
             }
             Order::CloseAfter(id, wait) => {
                 self.in_force.closings.close_after(id, wait, clock::now());
+                self.in_force.follow_closings();
             }
             Order::Deny(answer) => {
                 self.in_force.take_denials();

@@ -176,8 +176,11 @@ impl Asked for Steering {
             .collect()
     }
 
-    fn losses(&self, app: Option<&App>) -> Vec<Loss> {
+    fn losses(&self, app: Option<&App>) -> Done<Vec<Loss>> {
         let snapshot = self.shared.snapshot.load();
+        if app.is_some() {
+            self.table(app)?;
+        }
         let tables =
             snapshot.tables.values().filter(|table| app.is_none_or(|app| table.name == *app));
         let mut losses: Vec<Loss> =
@@ -187,7 +190,7 @@ impl Asked for Steering {
             "over_soft" => 1,
             _ => 2,
         });
-        losses
+        Ok(losses)
     }
 
     fn connections(&self, wanted: Wanted, most: usize) -> Pending<'_, Connections> {

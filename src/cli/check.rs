@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 
-use super::live::{Live, Reach};
-use crate::adapters::inbound::api::wire::{Part, Settings};
+use super::live::{Live, Offline, Reach};
+use crate::adapters::inbound::api::wire::{Part, Setting, Settings};
 use crate::app;
-use crate::config::{Config, Source, parts_of};
+use crate::config::{Config, MASK, Source, parts_of};
 
 /// Says whether the configuration is right, and what it would change in a process that runs; stricter
 /// than `run`, which only warns of unknown names.
@@ -43,10 +43,18 @@ pub(super) fn run(file: Option<PathBuf>, reach: &Reach, out: &mut dyn Write) -> 
     let running = super::runtime()?.block_on(async {
         match Live::find(&config, reach).await? {
             Ok(live) => live.get("/api/v1/config").await.map(Some),
-            Err(_) => Ok::<Option<Settings>, anyhow::Error>(None),
+            Err(Offline(reason)) => {
+                eprintln!("offline: {reason}; compared with no process");
+                Ok::<Option<Settings>, anyhow::Error>(None)
+            }
         }
     })?;
     if let Some(running) = running {
+        let hidden =
+            running.settings.iter().filter(|row| row.origin != "env" && row.value.contains(MASK));
+        for row in hidden {
+            eprintln!("note: {} is a secret, and is not compared", row.toml);
+        }
         let changes = difference(&running, &config);
         match changes.len() {
             0 => writeln!(out, "no difference from the running process")?,
@@ -63,8 +71,12 @@ pub(super) fn run(file: Option<PathBuf>, reach: &Reach, out: &mut dyn Write) -> 
 /// this command is.
 fn difference(running: &Settings, config: &Config) -> Vec<String> {
     let kept = running.settings.iter().filter(|row| row.origin == "env" && row.value != "-");
-    // A secret is compared as it is shown: masked.
-    let env = kept.map(|row| (row.name.clone(), row.value.clone())).collect();
+    // A secret is compared as it is shown; no two of them are the same.
+    let value = |row: &Setting| match row.value.as_str() {
+        MASK => format!("{MASK} {}", row.name),
+        shown => shown.into(),
+    };
+    let env = kept.map(|row| (row.name.clone(), value(row))).collect();
     let planned = crate::config::load(&Source { env, file: config.file.clone() });
     let planned = planned.as_ref().unwrap_or(config);
     let mut changes = Vec::new();

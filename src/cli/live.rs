@@ -32,7 +32,7 @@ pub(super) struct Reach {
     /// A process by the address of its control API, in place of the one whose state folder is here; with
     /// the token of `EDGEPROXY_API_TOKEN`
     #[arg(long, value_name = "URL")]
-    api: Option<String>,
+    api: Option<Endpoint>,
 }
 
 impl Reach {
@@ -61,12 +61,14 @@ impl Live {
     pub async fn find(config: &Config, reach: &Reach) -> anyhow::Result<Result<Self, Offline>> {
         let folder = config.settings.state_folder();
         let endpoint = match &reach.api {
-            Some(url) => url.parse::<Endpoint>()?,
+            Some(endpoint) => endpoint.clone(),
             None => Endpoint::Socket(folder.join(app::SOCKET)),
         };
         let token = reach.api.as_ref().and_then(|_| {
             let given = config.settings.api_token.as_ref();
-            given.map(|token| token.expose().to_owned()).or_else(|| app::kept_token(&folder))
+            // One that was made here is worth nothing elsewhere, but for whoever hears it.
+            let kept = || endpoint.is_here().then(|| app::kept_token(&folder)).flatten();
+            given.map(|token| token.expose().to_owned()).or_else(kept)
         });
         if token.is_some() && endpoint.is_in_the_clear() {
             eprintln!("edge-proxy: the token goes to {endpoint} unencrypted");

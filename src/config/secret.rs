@@ -45,7 +45,7 @@ impl fmt::Debug for Secret {
 }
 
 /// What stands in the place of a secret.
-pub(super) const MASK: &str = "***";
+pub const MASK: &str = "***";
 
 /// A database address without its password; nothing of any other text.
 fn masked(text: &str) -> String {

@@ -99,11 +99,11 @@ pub trait BackendRepository: Send + Sync {
     /// When the store cannot be written.
     fn remove(&self, id: BackendId) -> Pending<'_, Result<bool, RepositoryError>>;
 
-    /// Writes a row, new or in place of the one with the same id, as healthy and not deleted, and gives
+    /// Writes a row, new or in place of the one with the same id, as not deleted, and gives
     /// it a lease until `expires_at` (seconds since the Unix epoch); both or none. Returns the lease's
     /// generation: 1 for the first of an id and one more each time, whatever was deleted in between, and
-    /// never the same for two. Drain and maint stay with a row that was there, and not with one
-    /// that was deleted.
+    /// never the same for two. It is healthy, unless an operator has asked for something else: drain, maint
+    /// and `healthy = 0` stay with a row that was there, and not with one that was deleted.
     ///
     /// # Errors
     /// When the store cannot be written.

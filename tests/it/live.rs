@@ -216,9 +216,9 @@ fn a_process_elsewhere_is_asked_by_its_address_with_the_token() {
     assert_eq!(stranger.code, Some(1), "{stranger:?}");
     assert!(stranger.err.contains("no such token"), "{}", stranger.err);
     assert!(!stranger.err.contains("wrong"), "no token is shown: {}", stranger.err);
-    for wrong in ["ftp://x", "http://127.0.0.1:1/path"] {
+    for wrong in ["ftp://x", "http://127.0.0.1:1/path", "http://127.0.0.1:99999"] {
         let refused = operator.run(&["top", "--api", wrong]);
-        assert!(refused.code == Some(1) && refused.err.contains("http://HOST:PORT"), "{refused:?}");
+        assert!(refused.code == Some(2) && refused.err.contains("http://HOST:PORT"), "{refused:?}");
     }
     let nobody = operator.run(&["top", "--api", "http://127.0.0.1:1"]);
     assert!(nobody.code == Some(1) && nobody.err.contains("127.0.0.1:1"), "{nobody:?}");
@@ -247,4 +247,53 @@ fn without_a_process_what_only_one_can_tell_is_an_error_that_says_so() {
         let list = site.run(&["backends", "list"]);
         list.out.contains("draining").then_some(())
     });
+}
+
+#[test]
+fn a_token_that_was_made_here_goes_nowhere_else() {
+    let site = Site::new().env("EDGEPROXY_API_ENABLED", "true");
+    let edge = site.env("EDGEPROXY_API_LISTEN_ADDR", "127.0.0.1:0").start();
+    edge.wait_for_log("edge-proxy.token");
+    let here = format!("http://{}", edge.api_addr());
+    assert_eq!(edge.site.run(&["backends", "list", "--api", &here]).code, Some(0));
+    // An address of this machine that is none of its loopback's stands for any other machine.
+    let stranger = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let own = stranger.connect("192.0.2.1:9").ok().and_then(|()| stranger.local_addr().ok());
+    let Some(own) = own.filter(|own| !own.ip().is_loopback()) else { return };
+    let listener = std::net::TcpListener::bind((own.ip(), 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let hears = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut stream, _) = listener.accept().expect("it asks");
+        let mut head = [0; 4_096];
+        let length = stream.read(&mut head).unwrap();
+        let _ = stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
+        String::from_utf8_lossy(&head[..length]).to_ascii_lowercase()
+    });
+    assert_eq!(edge.site.run(&["top", "--api", &url]).code, Some(1));
+    let head = hears.join().unwrap();
+    assert!(head.contains("get /api/v1/status") && !head.contains("authorization"), "{head}");
+}
+
+#[test]
+fn secrets_of_the_process_are_no_difference() {
+    let site = Site::new()
+        .with_api()
+        .env("EDGEPROXY_API_REGISTER_TOKEN", "for-apps-only")
+        .env("EDGEPROXY_POSTGRES_URL", "postgres://edge:hunter2@db.invalid:5432/edge");
+    let edge = site.start();
+    let file = edge.site.path("config.toml");
+    let plain = Site::new().env("EDGEPROXY_STATE_DIR", edge.site.path("").to_str().unwrap());
+    let said = plain.prepared().run(&["check", file.to_str().unwrap()]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.out.contains("no difference from the running process"), "{said:?}");
+}
+
+#[test]
+fn a_typo_in_an_app_is_an_error() {
+    let (_backends, edge) = two();
+    for args in [&["capacity", "--app", "wbe"][..], &["route", "127.0.1.1", "--app", "wbe"]] {
+        let done = edge.site.run(args);
+        assert!(done.code == Some(1) && done.err.contains("wbe"), "{done:?}");
+    }
 }

@@ -28,6 +28,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
+use access::Said;
 pub use access::{Peer, Tokens, Who};
 pub use failure::Failure;
 
@@ -66,7 +67,10 @@ pub trait Steering: Send + Sync {
     /// The last choices outside the best tier, the latest first.
     fn choices(&self, client: Option<Cidr>, since_secs: Option<u64>, most: usize) -> Vec<Choice>;
     /// What would happen if single backends or regions were gone.
-    fn losses(&self, app: Option<&App>) -> Vec<Loss>;
+    ///
+    /// # Errors
+    /// When there is no such app.
+    fn losses(&self, app: Option<&App>) -> Done<Vec<Loss>>;
     /// Open connections, the oldest first.
     fn connections(&self, wanted: Wanted, most: usize) -> Pending<'_, Connections>;
     /// The rate limit, and who was refused.
@@ -179,8 +183,21 @@ impl Api {
         request: hyper::Request<Incoming>,
     ) -> axum::response::Response {
         let mut request = request;
-        request.extensions_mut().insert(peer);
+        let said = Said::default();
+        request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(said.clone());
+        let asked = (!request.method().is_safe())
+            .then(|| (request.method().clone(), request.uri().path().to_owned()));
         let Ok(answer) = self.0.clone().call(request).await;
+        // What is done is told where it is done. A flood of refusals is not.
+        let refused = answer.extensions().get::<Failure>();
+        if let (Some((method, path)), Some(failure)) = (asked, refused)
+            && !matches!(failure, Failure::TooMany(_))
+        {
+            let (who, status) = (said.who(peer), answer.status().as_u16());
+            let reason = failure.clone().reason();
+            tracing::warn!(target: "audit", %who, status, ?reason, "refused: {method} {path}");
+        }
         answer
     }
 }

@@ -40,10 +40,10 @@ pub(super) fn lease(
 
 /// The lease of a backend that registers, after what the side table holds of its id (columns
 /// `generation` and `admin_state`; several rows only in a table made by hand). What an operator asked
-/// counts while the backend `is_there`.
+/// counts while the backend is there: then `healthy` says what its row does, and is a drain when it is not.
 pub(super) fn registered(
     held: Vec<(Option<Number>, Option<String>)>,
-    is_there: bool,
+    healthy: Option<bool>,
     expires_at: i64,
 ) -> Result<Lease, String> {
     let mut lease =
@@ -52,9 +52,13 @@ pub(super) fn registered(
         lease.generation = lease.generation.max(whole(generation, "generation")?.unwrap_or(0));
         // A word that is none of ours asks for nothing, and goes.
         let asked = admin_state.and_then(|state| state.parse().ok());
-        if let Some(asked) = asked.filter(|asked| is_there && *asked != AdminState::Ready) {
+        if let Some(asked) = asked.filter(|asked| healthy.is_some() && *asked != AdminState::Ready)
+        {
             lease.admin_state = asked;
         }
+    }
+    if healthy == Some(false) && lease.admin_state == AdminState::Ready {
+        lease.admin_state = AdminState::Drain;
     }
     let next = lease.generation.checked_add(1);
     lease.generation = next.ok_or("the generation of its lease is as high as can be")?;
@@ -88,8 +92,8 @@ mod tests {
     #[test]
     fn a_registration_counts_on_and_keeps_what_was_asked_of_one_that_is_there() {
         let held = |generation, state: &str| (Some(Number::Whole(generation)), Some(state.into()));
-        let of = |held, is_there| {
-            let lease = registered(held, is_there, 9).unwrap();
+        let of = |held, is_there: bool| {
+            let lease = registered(held, is_there.then_some(true), 9).unwrap();
             assert_eq!(lease.expires_at, Some(9));
             (lease.generation, lease.admin_state)
         };
@@ -99,11 +103,15 @@ mod tests {
         assert_eq!(of(vec![held(4, "asleep")], true), (5, AdminState::Ready));
         assert_eq!(of(vec![(None, None)], true), (1, AdminState::Ready));
         assert_eq!(of(vec![held(7, "drain"), held(2, "ready")], true), (8, AdminState::Drain));
+        let unhealthy = |held| registered(held, Some(false), 9).unwrap().admin_state;
+        assert_eq!(unhealthy(vec![]), AdminState::Drain);
+        assert_eq!(unhealthy(vec![held(1, "maint")]), AdminState::Maint);
     }
 
     #[test]
     fn a_generation_that_cannot_be_counted_on_is_an_error() {
-        let of = |generation| registered(vec![(Some(generation), None)], true, 9).unwrap_err();
+        let of =
+            |generation| registered(vec![(Some(generation), None)], Some(true), 9).unwrap_err();
         assert!(of(Number::Other("many".into())).contains("generation = \"many\""));
         assert!(of(Number::Whole(i64::MAX)).contains("as high as can be"));
     }

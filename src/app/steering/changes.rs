@@ -55,10 +55,9 @@ pub(super) async fn set_state(
         }
         steering.look().await;
     }
-    if let Some(secs) = asked.close_after_secs {
-        let wait = Duration::from_secs(secs.unsigned_abs());
-        let _ = steering.orders.send(Order::CloseAfter(known, wait)).await;
-    }
+    // The later word counts, also when it says nothing of closing.
+    let wait = asked.close_after_secs.map(|secs| Duration::from_secs(secs.unsigned_abs()));
+    let _ = steering.orders.send(Order::CloseAfter(known, wait)).await;
     let after = view::backend(steering, id).ok_or_else(|| no_backend(id))?;
     let place = if asked.here { "here" } else { "everywhere" };
     audit!(who, "state", format!("backend {id} {place}"), shown(&before), shown(&after));

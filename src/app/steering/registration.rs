@@ -19,10 +19,16 @@ pub(super) async fn register(steering: &Steering, who: &Who, asked: Register) ->
     let backend = backend(asked)?;
     check_address(steering, &backend)?;
     let id = backend.id.clone();
-    let registry = steering.registry.in_force();
+    let mut registry = steering.registry.in_force();
+    if who.may_only_register() && !registry.backends.iter().any(|known| known.id == id) {
+        // Somebody may have written it by other means since the last look.
+        steering.look().await;
+        registry = steering.registry.in_force();
+    }
     let before = registry.backends.iter().find(|known| known.id == id && !known.deleted);
     let has_lease = |known: &Backend| known.lease.as_ref().is_some_and(|l| l.expires_at.is_some());
-    if who.may_only_register() && before.is_some_and(|known| !has_lease(known)) {
+    let is_bad = registry.skipped.iter().any(|skipped| skipped.row == id.as_str());
+    if who.may_only_register() && (is_bad || before.is_some_and(|known| !has_lease(known))) {
         return Err(Failure::Conflict(format!(
             "backend {id} is there and did not register itself; only the admin token may replace it"
         )));
@@ -41,10 +47,24 @@ pub(super) async fn register(steering: &Steering, who: &Who, asked: Register) ->
             known.id == id && generation_of(known).is_some_and(|known| known >= generation)
         })
     };
+    if let Some(reason) = passed_over(steering, &id) {
+        // Another one came to the same address at the same time.
+        let removed = steering.store.remove(id).await;
+        removed.map_err(|error| unavailable(steering, &error))?;
+        steering.look().await;
+        return Err(Failure::Conflict(reason));
+    }
     audit!(who, "register", format!("backend {id}"), before.map_or("-".into(), shown), after);
     let ttl_secs = ttl.as_secs();
     let heartbeat_every_secs = (ttl_secs / BEATS).max(1);
     Ok(Registered { id: id.to_string(), generation, ttl_secs, heartbeat_every_secs, in_force })
+}
+
+/// Why a row that was written is not in force for what it says, if that is so.
+fn passed_over(steering: &Steering, id: &BackendId) -> Option<String> {
+    let registry = steering.registry.in_force();
+    let skipped = registry.skipped.iter().find(|skipped| skipped.row == id.as_str())?;
+    Some(skipped.to_string())
 }
 
 /// Refuses an address that another backend of the app has. One whose lease has ended is gone, and gives way.
@@ -136,7 +156,9 @@ fn is_own(listeners: &[SocketAddr], addr: SocketAddr) -> bool {
     let same_port = |own: &&SocketAddr| own.port() == addr.port();
     listeners.iter().filter(same_port).any(|own| {
         let own = own.ip().to_canonical();
-        own == addr.ip() || (own.is_unspecified() && is_here())
+        // `[::]` takes IPv4 as well, unless somebody else has that.
+        let covers = own.is_ipv6() || addr.is_ipv4();
+        own == addr.ip() || (own.is_unspecified() && covers && is_here())
     })
 }
 

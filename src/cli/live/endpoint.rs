@@ -74,17 +74,26 @@ impl FromStr for Endpoint {
         let authority = uri.authority().ok_or_else(refused)?;
         // A password there would be a token in an argument, which every user of this machine can see.
         ensure!(!authority.as_str().contains('@'), refused());
-        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => Some(if tls { 443 } else { 80 }),
+            _ => authority.port_u16(),
+        };
+        let port = port.ok_or_else(refused)?;
         Ok(Self::Tcp { host: authority.host().into(), port, tls })
     }
 }
 
 impl Endpoint {
+    /// Whether it is on this machine.
+    pub fn is_here(&self) -> bool {
+        let Self::Tcp { host, .. } = self else { return true };
+        let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        ip.map_or_else(|_| host.eq_ignore_ascii_case("localhost"), |ip| ip.is_loopback())
+    }
+
     /// Whether strangers could read what is sent there.
     pub fn is_in_the_clear(&self) -> bool {
-        let Self::Tcp { host, tls: false, .. } = self else { return false };
-        let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
-        !ip.map_or_else(|_| host.eq_ignore_ascii_case("localhost"), |ip| ip.is_loopback())
+        !self.is_here() && matches!(self, Self::Tcp { tls: false, .. })
     }
 
     /// Sends a request over a connection of its own; the answer, once its head is there.
@@ -152,7 +161,16 @@ mod tests {
         ] {
             assert_eq!(given.parse::<Endpoint>().unwrap().to_string(), shown);
         }
-        for wrong in ["", "ftp://x", "http://", "http://x/api", "http://token@x:1"] {
+        for wrong in [
+            "",
+            "ftp://x",
+            "http://",
+            "http://x/api",
+            "http://token@x:1",
+            "http://x:99999",
+            "x:",
+            "[::1]:x",
+        ] {
             let error = wrong.parse::<Endpoint>().unwrap_err().to_string();
             assert!(error.contains("http://HOST:PORT"), "{wrong}: {error}");
         }

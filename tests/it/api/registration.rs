@@ -218,3 +218,60 @@ fn with_the_register_token_nobody_takes_the_place_of_what_an_operator_has_writte
     assert_eq!(apps.delete("/api/v1/backends/b").status, 200);
     assert_eq!(edge.api().register("a", b.addr()).status, 201, "an operator may");
 }
+
+#[test]
+fn of_several_that_come_to_one_address_at_once_one_is_registered() {
+    let a = Backend::named("a");
+    let edge = site().start();
+    let told: Vec<(u16, String)> = std::thread::scope(|scope| {
+        let each = (0..8).map(|number| {
+            let (api, addr) = (edge.api(), a.addr());
+            scope.spawn(move || {
+                let told = api.register(&format!("a{number}"), addr);
+                (told.status, told.body.to_string())
+            })
+        });
+        let all: Vec<_> = each.collect();
+        all.into_iter().map(|one| one.join().expect("it is answered")).collect()
+    });
+    let created = told.iter().filter(|(status, _)| *status == 201).count();
+    let refused = told.iter().filter(|(status, _)| *status == 409).count();
+    assert_eq!((created, refused), (1, 7), "{told:?}");
+    let backends = edge.api().get("/api/v1/backends").ok();
+    assert_eq!(backends["backends"].as_array().map(Vec::len), Some(1));
+    assert_eq!(edge.api().get("/api/v1/status").ok()["registry"]["skipped"], json!([]));
+}
+
+#[test]
+fn the_register_token_takes_over_no_row_that_somebody_has_just_written() {
+    let [own, other] = ["own", "other"].map(Backend::named);
+    let edge = site()
+        .env("EDGEPROXY_API_REGISTER_TOKEN", "for-apps")
+        .env("EDGEPROXY_DB_RELOAD_SECS", "3600")
+        .start();
+    edge.site.sql(&Row::new("a", own.addr()).insert());
+    edge.site.sql(
+        "INSERT INTO backends (id, app, region, country, wg_ip, port) \
+         VALUES ('bad', 'web', 'sa', '', 'db.internal', 80)",
+    );
+    let apps = edge.api().with_token("for-apps");
+    for id in ["a", "bad"] {
+        assert_eq!(apps.register(id, other.addr()).problem(), (409, "conflict"), "{id}");
+    }
+    assert_eq!(edge.served_by().as_deref(), Some("own"));
+}
+
+#[test]
+fn a_registration_does_not_undo_what_an_operator_has_written_into_the_row() {
+    let a = Backend::named("a");
+    let edge = site().start();
+    let api = edge.api();
+    api.register("a", a.addr()).ok();
+    let set = edge.site.run(&["backends", "set", "a", "--healthy", "false"]);
+    assert_eq!(set.code, Some(0), "{set:?}");
+    api.register("a", a.addr()).ok();
+    assert_eq!(api.backend("a")["reason"], "draining");
+    assert!(edge.visit().is_err());
+    api.put("/api/v1/backends/a/state", &json!({ "state": "ready" })).ok();
+    assert_eq!(edge.served_by().as_deref(), Some("a"));
+}

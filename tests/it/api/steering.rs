@@ -246,3 +246,21 @@ fn a_reload_is_asked_for_and_says_what_changed_and_what_is_wrong() {
     );
     assert_eq!(is("api.token")["value"], "***");
 }
+
+#[test]
+fn a_later_word_that_says_nothing_of_closing_takes_the_earlier_one_back() {
+    let [a, b] = ["a", "b"].map(Backend::named);
+    let edge = edge_with(rows(&[("a", &a), ("b", &b)]));
+    let api = edge.api();
+    let mut at_a =
+        eventually("a client of a's", || edge.visit().ok().filter(|v| v.served_by == "a"));
+    let mut at_b =
+        eventually("a client of b's", || edge.visit().ok().filter(|v| v.served_by == "b"));
+    let state =
+        |id: &str, body: Value| api.put(&format!("/api/v1/backends/{id}/state"), &body).ok();
+    state("a", json!({ "state": "maint", "close_after_secs": 1 }));
+    state("a", json!({ "state": "drain" }));
+    state("b", json!({ "state": "drain", "close_after_secs": 2 }));
+    eventually("that of b's is closed", || at_b.client.echo("x").err());
+    at_a.client.echo("this one goes on").unwrap();
+}

@@ -242,7 +242,7 @@ async fn a_side_table_that_is_missing_is_made(store: &mut impl Database) {
     store.sql(&name, drop);
     assert_eq!(repository.register(backend("a", 1), 100).await.unwrap(), 1);
     repository.renew(renewals(&[("a", 1, 200)])).await.unwrap();
-    assert_eq!(leased(&repository, "a").await, lease(1, Some(200), Ready));
+    assert_eq!(leased(&repository, "a").await, lease(1, Some(200), Drain), "its row says so too");
 }
 
 async fn an_older_side_table_is_completed(store: &mut impl Database) {

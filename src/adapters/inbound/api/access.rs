@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
@@ -54,6 +54,22 @@ impl Who {
     #[must_use]
     pub fn may_only_register(&self) -> bool {
         self.role == REGISTER
+    }
+}
+
+/// As whom somebody asks, once that is known.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Said(Arc<OnceLock<&'static str>>);
+
+impl Said {
+    fn is(&self, role: &'static str) {
+        // A request is judged once.
+        let _ = self.0.set(role);
+    }
+
+    /// Who a peer is that has asked.
+    pub fn who(&self, peer: Peer) -> Who {
+        Who { role: self.0.get().copied().unwrap_or(NOBODY), peer }
     }
 }
 
@@ -160,19 +176,18 @@ impl FromRequestParts<Arc<Site>> for Admin {
 
 fn allow(parts: &Parts, site: &Site, need: Need) -> Result<Who, Failure> {
     let peer = parts.extensions.get::<Peer>().cloned().ok_or(Failure::Internal)?;
+    let said = parts.extensions.get::<Said>().cloned().unwrap_or_default();
     match role(&parts.headers, &peer, &(site.tokens)(), need) {
         Ok(role) => {
+            said.is(role);
             site.limits.admit(&peer)?;
             Ok(Who { role, peer })
         }
         Err(failure) => {
-            let refused = site.limits.refuse(&peer, failure);
-            if need != Need::Read && !matches!(refused, Failure::TooMany(_)) {
-                let who = Who { role: NOBODY, peer };
-                let (method, path) = (&parts.method, parts.uri.path());
-                tracing::warn!(target: "audit", %who, status = refused.status().as_u16(), "refused: {method} {path}");
+            if matches!(failure, Failure::Forbidden(_)) {
+                said.is(REGISTER);
             }
-            Err(refused)
+            Err(site.limits.refuse(&peer, failure))
         }
     }
 }

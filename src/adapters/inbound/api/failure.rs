@@ -70,6 +70,12 @@ impl Failure {
         }
     }
 
+    /// Why, for people.
+    #[must_use]
+    pub fn reason(self) -> String {
+        self.problem().reason
+    }
+
     fn problem(self) -> Problem {
         let (error, reason, fields) = match self {
             Self::Malformed(reason) => ("malformed", reason, Vec::new()),
@@ -112,7 +118,8 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = self.status();
         let again = if let Self::TooMany(secs) = self { Some(secs) } else { None };
-        let mut answer = (status, Json(self.problem())).into_response();
+        let mut answer = (status, Json(self.clone().problem())).into_response();
+        answer.extensions_mut().insert(self);
         let headers = answer.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if status == StatusCode::UNAUTHORIZED {

@@ -183,11 +183,11 @@ seen! {
     /// Which loss of a single backend or region would not fit.
     capacity: "/api/v1/capacity" "why" (
         ("app" = Option<Name>, Query, description = "Only of this app"),
-    ) -> Capacity;
+    ) -> Capacity, also 404;
     |site, params| {
         let app: Option<App> = params.one("app", NAME);
         params.end()?;
-        Ok(Json(Capacity { losses: site.steering.losses(app.as_ref()) }))
+        Ok(Json(Capacity { losses: site.steering.losses(app.as_ref())? }))
     }
 }
 

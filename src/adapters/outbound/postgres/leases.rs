@@ -34,8 +34,8 @@ struct SetState<'a> {
 /// How an id stands in `backends`.
 #[derive(PartialEq, Eq)]
 enum Standing {
-    /// It has a row.
-    There,
+    /// It has a row, which is healthy or not.
+    There(bool),
     /// It has had one.
     Deleted,
     /// It is not known.
@@ -48,7 +48,7 @@ pub(super) async fn register(
     backend: Backend,
     expires_at: i64,
 ) -> Result<i64, Failed> {
-    let backend = Backend { healthy: true, deleted: false, ..backend };
+    let backend = Backend { deleted: false, ..backend };
     write(database, &Register { backend, expires_at }).await
 }
 
@@ -78,10 +78,16 @@ impl Change for Register {
         let standing = standing(transaction, id).await?;
         let held = held(transaction, id).await?;
         let (is_new, is_counted) = (standing == Standing::None, !held.is_empty());
-        let lease = registered(held, standing == Standing::There, self.expires_at)
+        let healthy = match standing {
+            Standing::There(healthy) => Some(healthy),
+            Standing::Deleted | Standing::None => None,
+        };
+        let lease = registered(held, healthy, self.expires_at)
             .map_err(|reason| Failed::plain(format!("backend {id}: {reason}")))?;
         let (id, state) = (quoted(id.as_str()), quoted(lease.admin_state.as_str()));
         let (generation, end) = (lease.generation, self.expires_at);
+        let healthy = lease.admin_state == AdminState::Ready;
+        let row = Backend { healthy, ..self.backend.clone() };
         if is_counted {
             let update = format!(
                 "UPDATE edgeproxy_backend_state SET generation = '{generation}', \
@@ -94,9 +100,9 @@ impl Change for Register {
         if is_new && !is_counted {
             // Another's that has come in between was not locked, and must collide: it has been counted,
             // and is not to be written over. One of the two tables has a unique index, if not both.
-            insert_rows(transaction, &[&self.backend]).await?;
+            insert_rows(transaction, &[&row]).await?;
         } else {
-            put_rows(transaction, &[&self.backend]).await?;
+            put_rows(transaction, &[&row]).await?;
         }
         Ok(Some(generation))
     }
@@ -133,7 +139,7 @@ impl Change for SetState<'_> {
         if !complete_state(transaction).await? {
             return Ok(None);
         }
-        if standing(transaction, self.id).await? != Standing::There {
+        if !matches!(standing(transaction, self.id).await?, Standing::There(_)) {
             return Ok(Some(false));
         }
         let held = held(transaction, self.id).await?;
@@ -176,14 +182,16 @@ async fn held(
 async fn standing(transaction: &Transaction, id: &BackendId) -> Result<Standing, Failed> {
     let id = quoted(id.as_str());
     let answer = transaction
-        .run(&format!("SELECT deleted FROM backends WHERE id = {id} FOR UPDATE"))
+        .run(&format!("SELECT deleted, healthy FROM backends WHERE id = {id} FOR UPDATE"))
         .await?;
-    let table = Table::new(&answer, &["deleted"]);
-    let is_there = |row: &&SimpleQueryRow| flag(table.text(row, 0)) != Some(Number::Whole(1));
-    Ok(match table.rows.iter().any(is_there) {
-        true => Standing::There,
-        false if table.rows.is_empty() => Standing::None,
-        false => Standing::Deleted,
+    let table = Table::new(&answer, &["deleted", "healthy"]);
+    let is_there = |row: &&&SimpleQueryRow| flag(table.text(row, 0)) != Some(Number::Whole(1));
+    let is_healthy = |row: &SimpleQueryRow| flag(table.text(row, 1)) != Some(Number::Whole(0));
+    let healthy = table.rows.iter().filter(is_there).map(|row| is_healthy(row)).max();
+    Ok(match healthy {
+        Some(healthy) => Standing::There(healthy),
+        None if table.rows.is_empty() => Standing::None,
+        None => Standing::Deleted,
     })
 }
 

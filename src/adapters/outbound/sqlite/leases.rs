@@ -18,9 +18,9 @@ pub(super) fn register(
 ) -> Result<i64, String> {
     complete(transaction)?;
     let id = &backend.id;
-    let is_there = is_there(transaction, id).map_err(|error| explain(&error))?;
+    let healthy = healthy(transaction, id).map_err(|error| explain(&error))?;
     let held = held(transaction, id).map_err(|error| explain(&error))?;
-    let lease = registered(held, is_there, expires_at)
+    let lease = registered(held, healthy, expires_at)
         .map_err(|reason| format!("backend {id}: {reason}"))?;
     let write = || {
         // Not ON CONFLICT: a table made by hand may have no unique index on its id.
@@ -40,7 +40,8 @@ pub(super) fn register(
         Ok(())
     };
     write().map_err(|error| explain(&error))?;
-    let serving = Backend { healthy: true, deleted: false, ..backend.clone() };
+    let healthy = lease.admin_state == AdminState::Ready;
+    let serving = Backend { healthy, deleted: false, ..backend.clone() };
     schema::put(transaction, &[serving])?;
     Ok(lease.generation)
 }
@@ -73,7 +74,7 @@ pub(super) fn set_state(
 ) -> Result<bool, String> {
     complete(transaction)?;
     let write = || {
-        if !is_there(transaction, id)? {
+        if healthy(transaction, id)?.is_none() {
             return Ok(false);
         }
         let values = params![id.as_str(), state.as_str()];
@@ -100,12 +101,14 @@ fn complete(transaction: &Transaction<'_>) -> Result<(), String> {
     schema::complete_state(transaction)
 }
 
-/// Whether there is a row of this id that is not deleted.
-fn is_there(transaction: &Transaction<'_>, id: &BackendId) -> rusqlite::Result<bool> {
-    let mut select = transaction.prepare("SELECT deleted FROM backends WHERE id = ?1")?;
-    let deleted = select.query_map([id.as_str()], |row| Ok(number(row.get_ref(0)?)))?;
-    let deleted = deleted.collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(deleted.into_iter().any(|deleted| deleted != Some(Number::Whole(1))))
+/// Whether the row of this id is healthy; `None` = there is none, or it is deleted.
+fn healthy(transaction: &Transaction<'_>, id: &BackendId) -> rusqlite::Result<Option<bool>> {
+    let mut select = transaction.prepare("SELECT deleted, healthy FROM backends WHERE id = ?1")?;
+    let rows = select
+        .query_map([id.as_str()], |row| Ok((number(row.get_ref(0)?), number(row.get_ref(1)?))))?;
+    let rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    let there = rows.into_iter().filter(|(deleted, _)| *deleted != Some(Number::Whole(1)));
+    Ok(there.map(|(_, healthy)| healthy != Some(Number::Whole(0))).max())
 }
 
 /// The generation and what is asked, as the side table has them.

@@ -66,9 +66,12 @@ impl Model {
 
     fn register(&mut self, end: i64) -> i64 {
         let kept = self.lease.as_ref().filter(|_| self.is_there()).map(|lease| lease.admin_state);
-        let (generation, admin_state) = (self.generation() + 1, kept.unwrap_or(AdminState::Ready));
+        let drains = self.row == Some((false, false));
+        let usual = if drains { AdminState::Drain } else { AdminState::Ready };
+        let admin_state = kept.filter(|kept| *kept != AdminState::Ready).unwrap_or(usual);
+        let generation = self.generation() + 1;
         self.lease = Some(Lease { generation, expires_at: Some(end), admin_state });
-        self.row = Some((true, false));
+        self.row = Some((admin_state == AdminState::Ready, false));
         generation
     }
 
