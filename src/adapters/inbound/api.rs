@@ -189,16 +189,26 @@ impl Api {
         let asked = (!request.method().is_safe())
             .then(|| (request.method().clone(), request.uri().path().to_owned()));
         let Ok(answer) = self.0.clone().call(request).await;
-        // What is done is told where it is done. A flood of refusals is not.
+        // What is done is told where it is done.
         let refused = answer.extensions().get::<Failure>();
         if let (Some((method, path)), Some(failure)) = (asked, refused)
-            && !matches!(failure, Failure::TooMany(_))
+            && is_told(&path, failure)
         {
             let (who, status) = (said.who(peer), answer.status().as_u16());
             let reason = failure.clone().reason();
             tracing::warn!(target: "audit", %who, status, ?reason, "refused: {method} {path}");
         }
         answer
+    }
+}
+
+/// Whether a refused write is told of in the audit log. A flood of them is not, nor a heartbeat that comes too
+/// late, after which its backend registers again.
+fn is_told(path: &str, failure: &Failure) -> bool {
+    match failure {
+        Failure::TooMany(_) => false,
+        Failure::Unauthorized(_) | Failure::Forbidden(_) => true,
+        _ => !path.starts_with("/api/v1/heartbeat/"),
     }
 }
 
