@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn apps_bind_apart_and_forgetting_names_the_backend() {
-        let table = Affinity::new(64);
+        let table = Affinity::new(SHARDS * 8);
         let (key, _) = client(1);
         let _one = table.bind((key, 1), 7, TTL, at(0));
         let _two = table.bind((key, 2), 8, TTL, at(0));
