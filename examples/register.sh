@@ -34,6 +34,7 @@ register() {
 
 leave() {
     trap - EXIT INT TERM
+    [ -z "${pause:-}" ] || kill "$pause" 2>/dev/null || true
     status=$(ask --request DELETE --output /dev/null --write-out '%{http_code}' "$api/backends/$id") || status=000
     case $status in
     200 | 404) echo "$id is off" ;;
@@ -56,7 +57,8 @@ echo "$id takes traffic; a heartbeat every $every s"
 while :; do
     # In the background, so that a signal is heard at once.
     sleep "$every" &
-    wait $!
+    pause=$!
+    wait "$pause"
     status=$(ask --request POST --output /dev/null --write-out '%{http_code}' "$api/heartbeat/$id") || status=000
     case $status in
     200) ;;
