@@ -69,7 +69,7 @@ pub(super) async fn readyz(
 
 macro_rules! seen {
     ($(#[$doc:meta])* $name:ident: $path:literal $tag:literal ($($params:tt)*) -> $body:ty $(, also $status:literal)?;
-     |$site:ident, $query:ident| $act:block) => {
+     |$site:ident, $query:pat_param| $act:block) => {
         $(#[$doc])*
         #[utoipa::path(get, path = $path, tag = $tag, params($($params)*), responses(
             (status = 200, description = "As asked for", body = $body),
@@ -83,7 +83,7 @@ macro_rules! seen {
         pub(super) async fn $name(
             _: Reader,
             State($site): State<Arc<Site>>,
-            #[allow(unused_mut)] mut $query: Params,
+            $query: Params,
         ) -> Result<Json<$body>, Failure> $act
     };
 }
@@ -104,7 +104,7 @@ seen! {
         ("region" = Option<Name>, Query, description = "Only in this region"),
         ("all" = Option<bool>, Query, description = "Deleted ones too"),
     ) -> Backends;
-    |site, params| {
+    |site, mut params| {
         let app: Option<App> = params.one("app", NAME);
         let region: Option<Region> = params.one("region", NAME);
         let all: bool = params.one("all", "true or false").unwrap_or(false);
@@ -150,7 +150,7 @@ seen! {
         ("app" = Option<Name>, Query, description = "The app; needed when there are several"),
         ("without" = Option<Vec<Name>>, Query, description = "As if this backend, or this whole region, were gone"),
     ) -> Explanation, also 404;
-    |site, params| {
+    |site, mut params| {
         let client: Option<IpAddr> = params.needed("client", ADDRESS);
         let app: Option<App> = params.one("app", NAME);
         let without = params.all("without");
@@ -167,7 +167,7 @@ seen! {
         ("since_secs" = Option<u64>, Query, description = "Only of the last so many seconds", minimum = 0, maximum = 31_536_000),
         ("limit" = Option<u32>, Query, description = "How many at most; 100 if not given", minimum = 1, maximum = 1000),
     ) -> Choices;
-    |site, params| {
+    |site, mut params| {
         let client: Option<Cidr> = params.one("client", RANGE);
         let since: Option<u64> = params.one("since_secs", SPAN);
         if since.is_some_and(|since| since > YEAR) {
@@ -184,7 +184,7 @@ seen! {
     capacity: "/api/v1/capacity" "why" (
         ("app" = Option<Name>, Query, description = "Only of this app"),
     ) -> Capacity, also 404;
-    |site, params| {
+    |site, mut params| {
         let app: Option<App> = params.one("app", NAME);
         params.end()?;
         Ok(Json(Capacity { losses: site.steering.losses(app.as_ref())? }))
@@ -199,7 +199,7 @@ seen! {
         ("app" = Option<Name>, Query, description = "Only those for an app"),
         ("limit" = Option<u32>, Query, description = "How many at most; 100 if not given", minimum = 1, maximum = 1000),
     ) -> Connections;
-    |site, params| {
+    |site, mut params| {
         let wanted = wanted(&mut params);
         let limit = limit(&mut params);
         params.end()?;
